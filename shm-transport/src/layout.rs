@@ -1,0 +1,228 @@
+//! The RAPAHUB 1.0 file format in numbers: sizes, field offsets and flag bits.
+//!
+//! The one thing that the writer of a hub (this crate) and a reader that must not trust the file
+//! (the `shmtrace` daemon) share. All offsets are bytes; all integers are in native byte order.
+//! Nothing here touches memory.
+
+/// First eight bytes of every hub file.
+pub const MAGIC: [u8; 8] = *b"RAPAHUB\0";
+/// Major version this crate speaks; a file of another major version is refused.
+pub const VERSION_MAJOR: u16 = 1;
+/// Minor version this crate writes.
+pub const VERSION_MINOR: u16 = 0;
+/// `major << 16 | minor`, as it stands in the file.
+pub const VERSION: u32 = (VERSION_MAJOR as u32) << 16 | VERSION_MINOR as u32;
+/// Most peers that a hub can have.
+pub const MAX_PEERS: u16 = 32;
+/// Descriptors per ring in a hub created with the defaults.
+pub const DEFAULT_RING_CAPACITY: u32 = 256;
+
+/// The hub header at offset 0.
+pub mod hub {
+    /// Bytes of the header.
+    pub const SIZE: usize = 256;
+    /// `[u8; 8]`, see [`MAGIC`](super::MAGIC).
+    pub const MAGIC: usize = 0;
+    /// `u32`, `major << 16 | minor`.
+    pub const VERSION: usize = 8;
+    /// `u32`, feature flags, 0 today.
+    pub const FLAGS: usize = 12;
+    /// `u16`, 1..=32.
+    pub const MAX_PEERS: usize = 16;
+    /// `u16` atomic.
+    pub const ACTIVE_PEERS: usize = 18;
+    /// `u16` atomic, the next peer id.
+    pub const PEER_ID_COUNTER: usize = 20;
+    /// `u64` atomic, bytes of the file in use.
+    pub const CURRENT_SIZE: usize = 24;
+    /// `u32` atomic.
+    pub const EXTENT_COUNT: usize = 32;
+    /// `u32`, a power of two.
+    pub const RING_CAPACITY: usize = 36;
+    /// `u64`, file offset of the peer table.
+    pub const PEER_TABLE_OFFSET: usize = 40;
+    /// `u64`, file offset of the first ring.
+    pub const RING_REGION_OFFSET: usize = 48;
+    /// `u64`, file offset of the size class headers.
+    pub const SIZE_CLASS_OFFSET: usize = 56;
+    /// `u64`, file offset of the first extent.
+    pub const EXTENT_REGION_OFFSET: usize = 64;
+}
+
+/// An entry of the peer table.
+pub mod peer {
+    /// Bytes of an entry.
+    pub const SIZE: usize = 64;
+    /// `u16`.
+    pub const PEER_ID: usize = 0;
+    /// `u16`; differs between rapace versions, decide nothing by it.
+    pub const PEER_TYPE: usize = 2;
+    /// `u32` atomic, `FLAG_*` bits.
+    pub const FLAGS: usize = 4;
+    /// `u64` atomic, heartbeat counter.
+    pub const EPOCH: usize = 8;
+    /// `u64` atomic, nanoseconds since the Unix epoch.
+    pub const LAST_SEEN: usize = 16;
+    /// `u64`, file offset of the ring peer -> host.
+    pub const SEND_RING_OFFSET: usize = 24;
+    /// `u64`, file offset of the ring host -> peer.
+    pub const RECV_RING_OFFSET: usize = 32;
+    /// `u32` atomic, futex word of the send ring.
+    pub const SEND_DATA_FUTEX: usize = 40;
+    /// `u32` atomic, futex word of the recv ring.
+    pub const RECV_DATA_FUTEX: usize = 44;
+
+    /// The peer is attached.
+    pub const FLAG_ACTIVE: u32 = 1;
+    /// The peer is shutting down.
+    pub const FLAG_DYING: u32 = 1 << 1;
+    /// The host saw the peer's end.
+    pub const FLAG_DEAD: u32 = 1 << 2;
+    /// The id was given out and is not yet claimed by a plugin.
+    pub const FLAG_RESERVED: u32 = 1 << 3;
+}
+
+/// A ring: header, then `capacity` descriptors.
+pub mod ring {
+    /// Bytes of the header.
+    pub const HEADER_SIZE: usize = 192;
+    /// `u64` atomic, written by the producer.
+    pub const VISIBLE_HEAD: usize = 0;
+    /// `u64` atomic, written by the consumer.
+    pub const TAIL: usize = 64;
+    /// `u32`, written at creation only.
+    pub const CAPACITY: usize = 128;
+
+    /// Bytes of a whole ring of `capacity` descriptors.
+    pub const fn size(capacity: u32) -> usize {
+        HEADER_SIZE + capacity as usize * super::desc::SIZE
+    }
+}
+
+/// A message descriptor.
+pub mod desc {
+    /// Bytes of a descriptor.
+    pub const SIZE: usize = 64;
+    /// `u64`, unique per session, monotonic.
+    pub const MSG_ID: usize = 0;
+    /// `u32`, 0 is the control channel.
+    pub const CHANNEL_ID: usize = 8;
+    /// `u32`, method id or control verb.
+    pub const METHOD_ID: usize = 12;
+    /// `u32`, `INLINE_SLOT` or `class << 29 | global slot index`.
+    pub const PAYLOAD_SLOT: usize = 16;
+    /// `u32`.
+    pub const PAYLOAD_GENERATION: usize = 20;
+    /// `u32`.
+    pub const PAYLOAD_OFFSET: usize = 24;
+    /// `u32`, bytes.
+    pub const PAYLOAD_LEN: usize = 28;
+    /// `u32`, `FLAG_*` bits; unknown bits are kept.
+    pub const FLAGS: usize = 32;
+    /// `u32`.
+    pub const CREDIT_GRANT: usize = 36;
+    /// `u64`, `u64::MAX` = none.
+    pub const DEADLINE_NS: usize = 40;
+    /// `[u8; 16]`.
+    pub const INLINE_PAYLOAD: usize = 48;
+
+    /// Bytes of payload that fit into the descriptor itself.
+    pub const INLINE_CAPACITY: usize = 16;
+    /// `payload_slot` of a message whose payload is inline.
+    pub const INLINE_SLOT: u32 = u32::MAX;
+    /// Shift of the size class within `payload_slot`.
+    pub const SLOT_CLASS_SHIFT: u32 = 29;
+
+    /// Carries data.
+    pub const FLAG_DATA: u32 = 1;
+    /// Control message.
+    pub const FLAG_CONTROL: u32 = 2;
+    /// End of stream.
+    pub const FLAG_EOS: u32 = 4;
+    /// Cancels the call.
+    pub const FLAG_CANCEL: u32 = 8;
+    /// Error response.
+    pub const FLAG_ERROR: u32 = 16;
+    /// Goes before others.
+    pub const FLAG_HIGH_PRIORITY: u32 = 32;
+    /// Grants credits.
+    pub const FLAG_CREDITS: u32 = 64;
+    /// Metadata without data.
+    pub const FLAG_METADATA_ONLY: u32 = 128;
+}
+
+/// A size class header.
+pub mod class {
+    /// Number of size classes.
+    pub const COUNT: usize = 5;
+    /// Bytes of a header.
+    pub const SIZE: usize = 192;
+    /// `u32`, bytes of a slot.
+    pub const SLOT_SIZE: usize = 0;
+    /// `u32` atomic.
+    pub const TOTAL_SLOTS: usize = 4;
+    /// `u64` atomic, `tag << 32 | global index of the first free slot`.
+    pub const FREE_HEAD: usize = 8;
+    /// `u32` atomic, futex word bumped and woken when a slot is freed.
+    pub const SLOT_AVAILABLE: usize = 16;
+    /// `u8`, log2 of the slots per extent.
+    pub const EXTENT_SLOT_SHIFT: usize = 20;
+    /// `u8`.
+    pub const EXTENT_COUNT: usize = 21;
+    /// `[u64; 16]` atomic, file offset of each extent, 0 = none.
+    pub const EXTENT_OFFSETS: usize = 24;
+    /// Most extents of a class.
+    pub const MAX_EXTENTS: usize = 16;
+    /// Index in `free_head` that means "no free slot".
+    pub const NO_SLOT: u32 = u32::MAX;
+
+    /// `(slot size in bytes, slots)` of each class at creation.
+    pub const DEFAULTS: [(u32, u32); COUNT] = [
+        (1 << 10, 1024),
+        (16 << 10, 256),
+        (256 << 10, 32),
+        (4 << 20, 8),
+        (16 << 20, 4),
+    ];
+}
+
+/// An extent: header, slot metadata, slot data.
+pub mod extent {
+    /// Bytes of the header.
+    pub const HEADER_SIZE: usize = 64;
+    /// `u8`.
+    pub const SIZE_CLASS: usize = 0;
+    /// `u32`.
+    pub const SLOT_COUNT: usize = 4;
+    /// `u64` atomic.
+    pub const NEXT_EXTENT_OFFSET: usize = 8;
+    /// `u32`.
+    pub const BASE_GLOBAL_INDEX: usize = 16;
+    /// `u32`, from the extent's start.
+    pub const META_OFFSET: usize = 24;
+    /// `u32`, from the extent's start.
+    pub const DATA_OFFSET: usize = 28;
+}
+
+/// Metadata of one slot.
+pub mod slot {
+    /// Bytes of an entry.
+    pub const META_SIZE: usize = 16;
+    /// `u32`.
+    pub const GENERATION: usize = 0;
+    /// `u32`, one of `STATE_*`.
+    pub const STATE: usize = 4;
+    /// `u32`, global index of the next free slot.
+    pub const NEXT_FREE: usize = 8;
+    /// `u32`, peer id, `OWNER_NONE` = nobody.
+    pub const OWNER_PEER: usize = 12;
+
+    /// On the free list.
+    pub const STATE_FREE: u32 = 0;
+    /// Taken by a sender that still fills it.
+    pub const STATE_ALLOCATED: u32 = 1;
+    /// Referred to by a descriptor on its way.
+    pub const STATE_IN_FLIGHT: u32 = 2;
+    /// `owner_peer` of a slot that nobody owns.
+    pub const OWNER_NONE: u32 = u32::MAX;
+}

@@ -1,0 +1,3 @@
+//! Shared-memory hub transport (RAPAHUB 1.0).
+
+pub mod layout;
