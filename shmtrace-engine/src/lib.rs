@@ -1,1 +1,12 @@
-//! Placeholder until the first real commit.
+//! The correlation engine of shmtrace, sans-IO.
+//!
+//! Events, observations and the time go in; findings and requests for a closer look come out. There is no clock, no
+//! file, no process and no logging in here, so every verdict can be replayed and tested.
+#![forbid(unsafe_code)]
+
+mod finding;
+mod ids;
+pub mod input;
+
+pub use finding::{Cause, Code, Finding, Output, Request, State};
+pub use ids::{Direction, HubId, LaneId, Mono, PeerId, ProcId, SocketInode, Tid};
