@@ -1,0 +1,149 @@
+//! Values of the maps that the daemon fills and the probes read, and the counters that go the other way.
+
+/// Processes of the tree that can be followed at once; more are counted in [`Counter::ProcessesFull`].
+pub const MAX_PROCESSES: u32 = 16_384;
+/// Sockets that can be told apart at once: two ends for 32 peers of 16 hubs, and as many that are no doorbells.
+pub const MAX_DOORBELLS: u32 = 2_048;
+/// Ring buffers; CPU n writes to number n modulo this.
+pub const MAX_RINGS: usize = 8;
+/// Hubs that one process can map and still have its ring indexes read by the probes.
+pub const MAX_HUBS_PER_PROCESS: usize = 4;
+
+/// [`Process::flags`]: it maps a hub or holds a doorbell, so its sleeps and waits are recorded.
+pub const PROC_PARTICIPANT: u32 = 1;
+
+/// [`Doorbell::side`]: the host's end.
+pub const SIDE_HOST: u16 = 0;
+/// [`Doorbell::side`]: the plugin's end.
+pub const SIDE_PLUGIN: u16 = 1;
+/// [`Doorbell::side`]: a socket that is known to be no doorbell.
+pub const SIDE_IGNORED: u16 = 2;
+
+/// Where a process maps a hub.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HubMapping {
+    /// The daemon's id of the hub, from 1; 0 = no entry.
+    pub hub: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Address in the process at which offset 0 of the file is mapped.
+    pub base: u64,
+    /// Bytes mapped from there.
+    pub len: u64,
+}
+
+/// A process of the tree; key: its pid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Process {
+    /// `PROC_*` bits.
+    pub flags: u32,
+    /// Slot of the doorbell it used last plus one, 0 = none yet. Written by the probes.
+    pub last_doorbell: u32,
+    /// Hubs that it maps.
+    pub hubs: [HubMapping; MAX_HUBS_PER_PROCESS],
+}
+
+/// A socket that is one end of a doorbell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Doorbell {
+    /// The daemon's id of the hub.
+    pub hub: u32,
+    /// Peer id.
+    pub peer: u16,
+    /// One of `SIDE_*`.
+    pub side: u16,
+    /// Offset of the ring host -> peer in the hub file, bytes.
+    pub to_peer: u64,
+    /// Offset of the ring peer -> host in the hub file, bytes.
+    pub to_host: u64,
+}
+
+/// Offsets of kernel structure fields on the running kernel, from its BTF, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct KernelOffsets {
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `task_struct.__state` (`state` before 5.14)
+    pub task_state: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// `files_struct.fdt`
+    pub files_fdt: u32,
+    /// `fdtable.max_fds`
+    pub fdt_max_fds: u32,
+    /// `fdtable.fd`
+    pub fdt_fd: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
+}
+
+/// What the probes count, per CPU. For calls of interest in the tree:
+/// `Calls = Records of calls + Dropped of calls + the Filtered… counters`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Calls of interest that returned in a process of the tree.
+    Calls,
+    /// Records written for calls.
+    CallRecords,
+    /// Records of calls that found no room.
+    CallDrops,
+    /// Other records (sleeps, forks, ...) written.
+    OtherRecords,
+    /// Other records that found no room.
+    OtherDrops,
+    /// Sends and receives on something that is no doorbell.
+    FilteredForeign,
+    /// Receives on a doorbell that found nothing, or only peeked.
+    FilteredEmpty,
+    /// Futex calls on words outside of hubs, and wakes that woke nobody.
+    FilteredFutex,
+    /// Waits for fds of processes without a doorbell, and polls that found nothing and did not wait.
+    FilteredWait,
+    /// Ring indexes that could not be read.
+    RingFaults,
+    /// Processes that could not be followed because the table is full.
+    ProcessesFull,
+}
+
+impl Counter {
+    /// Number of counters.
+    pub const COUNT: usize = 11;
+}
+
+/// All counters of one CPU, indexed by [`Counter`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters(pub [u64; Counter::COUNT]);
+
+const _: () = {
+    assert!(size_of::<HubMapping>() == 24);
+    assert!(size_of::<Process>() == 8 + 24 * MAX_HUBS_PER_PROCESS);
+    assert!(size_of::<Doorbell>() == 24);
+    assert!(size_of::<KernelOffsets>() == 40);
+    assert!(Counter::ProcessesFull as usize + 1 == Counter::COUNT);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Counters, Doorbell, KernelOffsets, Process};
+
+    // SAFETY: `repr(C)`, integers only, without padding (sizes asserted above).
+    unsafe impl aya::Pod for Process {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Doorbell {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for KernelOffsets {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Counters {}
+}

@@ -1,0 +1,162 @@
+//! The one record that the probes write.
+
+/// [`Record::flags`]: the four ring indexes in [`Record::rings`] were read.
+pub const FLAG_RINGS: u8 = 1;
+/// [`Record::flags`] of [`Kind::Exit`]: the last thread of its process ended.
+pub const FLAG_PROCESS: u8 = 2;
+/// [`Record::peer`]: the record belongs to no known peer.
+pub const NO_PEER: u16 = u16::MAX;
+
+/// What a record tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A send on a doorbell end returned.
+    Ring = 1,
+    /// A receive on a doorbell end returned a token (or failed otherwise than with EAGAIN).
+    Take = 2,
+    /// A thread was switched out asleep.
+    Sleep = 3,
+    /// A wait for fds, or a futex wait on a hub word, returned.
+    Wake = 4,
+    /// A futex wake on a hub word woke somebody.
+    FutexWake = 5,
+    /// A process was started; `arg` is its pid.
+    Fork = 6,
+    /// A process executed another program.
+    Exec = 7,
+    /// A thread ended.
+    Exit = 8,
+    /// A shared file mapping was made at `arg`: a hub may have appeared.
+    Map = 9,
+}
+
+impl Kind {
+    /// The kind that a record's byte stands for.
+    pub const fn from_u8(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Ring,
+            2 => Self::Take,
+            3 => Self::Sleep,
+            4 => Self::Wake,
+            5 => Self::FutexWake,
+            6 => Self::Fork,
+            7 => Self::Exec,
+            8 => Self::Exit,
+            9 => Self::Map,
+            _ => return None,
+        })
+    }
+}
+
+/// One record in the ring buffer, 80 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// `CLOCK_MONOTONIC` ns, taken before the record was reserved.
+    pub at: u64,
+    /// Process id (tgid) in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// A [`Kind`].
+    pub kind: u8,
+    /// `FLAG_*` bits.
+    pub flags: u8,
+    /// CPU that wrote it.
+    pub cpu: u16,
+    /// System call number; `u16::MAX` outside of one.
+    pub syscall: u16,
+    /// Peer id, or [`NO_PEER`].
+    pub peer: u16,
+    /// The call's result: bytes, ready fds, or a negated errno.
+    pub result: i32,
+    /// The hub's id as the daemon gave it in [`HubMapping::hub`](crate::HubMapping), where one is concerned.
+    pub hub: u32,
+    /// Socket inode (ring, take; 0 if the fd names none), first argument (sleep, wake), offset in the hub (futex wake),
+    /// child's pid (fork), address (map).
+    pub arg: u64,
+    /// The fd (ring, take), -1 otherwise.
+    pub fd: i32,
+    /// Zero.
+    pub pad: u32,
+    /// Head and tail of the ring host -> peer, then of the ring peer -> host; valid with [`FLAG_RINGS`].
+    pub rings: [u64; 4],
+}
+
+impl Record {
+    /// Bytes of a record.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The record in `bytes`, if they are one record long and of a known kind.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != Self::SIZE {
+            return None;
+        }
+        let u64_at = |at: usize| bytes[at..at + 8].try_into().map(u64::from_ne_bytes).ok();
+        let u32_at = |at: usize| bytes[at..at + 4].try_into().map(u32::from_ne_bytes).ok();
+        let u16_at = |at: usize| bytes[at..at + 2].try_into().map(u16::from_ne_bytes).ok();
+        Kind::from_u8(bytes[16])?;
+        Some(Self {
+            at: u64_at(0)?,
+            pid: u32_at(8)?,
+            tid: u32_at(12)?,
+            kind: bytes[16],
+            flags: bytes[17],
+            cpu: u16_at(18)?,
+            syscall: u16_at(20)?,
+            peer: u16_at(22)?,
+            result: u32_at(24)?.cast_signed(),
+            hub: u32_at(28)?,
+            arg: u64_at(32)?,
+            fd: u32_at(40)?.cast_signed(),
+            pad: u32_at(44)?,
+            rings: [u64_at(48)?, u64_at(56)?, u64_at(64)?, u64_at(72)?],
+        })
+    }
+}
+
+const _: () = {
+    assert!(Record::SIZE == 80);
+    assert!(align_of::<Record>() == 8);
+    assert!(core::mem::offset_of!(Record, kind) == 16);
+    assert!(core::mem::offset_of!(Record, syscall) == 20);
+    assert!(core::mem::offset_of!(Record, result) == 24);
+    assert!(core::mem::offset_of!(Record, arg) == 32);
+    assert!(core::mem::offset_of!(Record, fd) == 40);
+    assert!(core::mem::offset_of!(Record, rings) == 48);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_another_length_or_kind_are_no_record() {
+        let mut bytes = [0_u8; Record::SIZE];
+        assert_eq!(Record::from_bytes(&bytes), None, "kind 0");
+        bytes[16] = Kind::Map as u8;
+        assert!(Record::from_bytes(&bytes).is_some());
+        assert_eq!(Record::from_bytes(&bytes[1..]), None, "short");
+        bytes[16] = 10;
+        assert_eq!(Record::from_bytes(&bytes), None, "kind 10");
+    }
+
+    #[test]
+    fn every_field_is_read_from_its_place() {
+        let mut bytes = [0_u8; Record::SIZE];
+        for (value, byte) in (0_u8..).zip(bytes.iter_mut()) {
+            *byte = value;
+        }
+        bytes[16] = Kind::Take as u8;
+        let record = Record::from_bytes(&bytes).unwrap();
+        assert_eq!(record.at, u64::from_ne_bytes([0, 1, 2, 3, 4, 5, 6, 7]));
+        assert_eq!(record.tid, u32::from_ne_bytes([12, 13, 14, 15]));
+        assert_eq!(record.peer, u16::from_ne_bytes([22, 23]));
+        assert_eq!(record.fd, i32::from_ne_bytes([40, 41, 42, 43]));
+        assert_eq!(
+            record.rings[3],
+            u64::from_ne_bytes([72, 73, 74, 75, 76, 77, 78, 79])
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Calls on doorbells and hub futexes, and threads that fall asleep.
+
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
+use shmtrace_common::{
+    Counter, Doorbell, Kind, PROC_PARTICIPANT, Process, SIDE_IGNORED,
+};
+#[cfg(bpf_target_arch = "aarch64")]
+use shmtrace_common::syscalls::aarch64 as nr;
+#[cfg(not(bpf_target_arch = "aarch64"))]
+use shmtrace_common::syscalls::x86_64 as nr;
+
+use crate::{
+    emit::{self, Fact},
+    kernel::{self, Call, NO_SYSCALL},
+    maps::{DOORBELLS, PROCESSES, SOCKETS, count},
+};
+
+const EBADF: i32 = 9;
+const EAGAIN: i32 = 11;
+const ENOTSOCK: i32 = 88;
+const MSG_PEEK: u64 = 2;
+const MAP_SHARED: u64 = 1;
+const MAP_TYPE: u64 = 3;
+
+const FUTEX_PRIVATE_FLAG: u64 = 128;
+const FUTEX_COMMAND: u64 = 0x7f;
+const FUTEX_WAIT: u64 = 0;
+const FUTEX_WAKE: u64 = 1;
+const FUTEX_WAIT_BITSET: u64 = 9;
+const FUTEX_WAKE_BITSET: u64 = 10;
+
+/// Task states in which a thread waits for something (`TASK_INTERRUPTIBLE`, `TASK_UNINTERRUPTIBLE`).
+const ASLEEP: u32 = 1 | 2;
+
+/// What a call is to the probes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interest {
+    Send,
+    Receive,
+    Wait,
+    Futex,
+    Map,
+}
+
+/// Decided before anything else, so that bystanders pay for a few comparisons only.
+#[inline(always)]
+fn interest(call: &Call, result: i64) -> Option<Interest> {
+    match kernel::number(call.number) {
+        nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::WRITE => Some(Interest::Send),
+        nr::RECVFROM | nr::RECVMSG | nr::RECVMMSG | nr::READ => Some(Interest::Receive),
+        nr::EPOLL_WAIT | nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 | nr::POLL | nr::PPOLL | nr::SELECT | nr::PSELECT6 => {
+            Some(Interest::Wait)
+        }
+        // Private futexes are most of a runtime's calls and never in a hub.
+        nr::FUTEX if call.args[1] & FUTEX_PRIVATE_FLAG == 0 => Some(Interest::Futex),
+        // Only shared mappings of files can be hubs.
+        nr::MMAP if call.args[3] & MAP_TYPE == MAP_SHARED && !(-4095..0).contains(&result) => Some(Interest::Map),
+        _ => None,
+    }
+}
+
+/// A system call returned.
+#[inline(always)]
+pub fn sys_exit(ctx: &BtfTracePointContext) {
+    let call = kernel::call(ctx.arg(0));
+    let result: i64 = ctx.arg(1);
+    let Some(interest) = interest(&call, result) else { return };
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let Some(process) = PROCESSES.get_ptr_mut(&pid) else { return };
+    // SAFETY: the value lives as long as the program runs (RCU). The daemon replaces whole values and the probes
+    // write one aligned word; a read that mixes two versions gives ring indexes that "could not be read" at worst.
+    let process = unsafe { &mut *process };
+    let base = Fact {
+        kind: Kind::Ring,
+        flags: 0,
+        syscall: kernel::number(call.number),
+        result: result as i32,
+        hub: 0,
+        arg: call.args[0],
+        fd: -1,
+    };
+    match interest {
+        Interest::Send => {
+            count(Counter::Calls);
+            send(base, process);
+        }
+        Interest::Receive => {
+            count(Counter::Calls);
+            receive(base, &call, process);
+        }
+        Interest::Wait => {
+            count(Counter::Calls);
+            wait(base, &call, process);
+        }
+        Interest::Futex => {
+            count(Counter::Calls);
+            futex(base, &call, process);
+        }
+        Interest::Map => emit::plain(&Fact { kind: Kind::Map, arg: result as u64, ..base }),
+    }
+}
+
+/// The doorbell behind an fd of the current process, with the socket's inode.
+#[inline(always)]
+fn doorbell(inode: u64) -> Option<(u32, &'static Doorbell)> {
+    // SAFETY: the value is one word.
+    let slot = *unsafe { SOCKETS.get(&inode) }?;
+    Some((slot, DOORBELLS.get(slot)?))
+}
+
+#[inline(always)]
+fn send(base: Fact, process: &mut Process) {
+    let fd = base.arg as i32;
+    let fact = Fact { kind: Kind::Ring, fd, ..base };
+    let participant = process.flags & PROC_PARTICIPANT != 0;
+    let Some(inode) = kernel::fd_inode(fd) else {
+        // A doorbell whose fd was closed or taken by something else: the signal is lost, and the daemon remembers
+        // what the fd was.
+        if participant && (base.result == -EBADF || base.result == -ENOTSOCK) {
+            return emit::call(&Fact { arg: 0, ..fact }, process, None);
+        }
+        return count(Counter::FilteredForeign);
+    };
+    let fact = Fact { arg: inode, ..fact };
+    match doorbell(inode) {
+        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => count(Counter::FilteredForeign),
+        Some((slot, doorbell)) => {
+            process.last_doorbell = slot + 1;
+            emit::call(&fact, process, Some(doorbell));
+        }
+        // One byte on a socket nobody knows, in a process with a hub: perhaps a doorbell made a moment ago.
+        None if participant && (base.result == 1 || base.result == -ENOTSOCK) && base.syscall != nr::WRITE => {
+            emit::call(&fact, process, None);
+        }
+        None => count(Counter::FilteredForeign),
+    }
+}
+
+#[inline(always)]
+fn receive(base: Fact, call: &Call, process: &mut Process) {
+    if base.result == -EAGAIN {
+        return count(Counter::FilteredEmpty);
+    }
+    let fd = base.arg as i32;
+    let Some(inode) = kernel::fd_inode(fd) else { return count(Counter::FilteredForeign) };
+    let fact = Fact { kind: Kind::Take, arg: inode, fd, ..base };
+    let peeked = base.syscall == nr::RECVFROM && call.args[3] & MSG_PEEK != 0
+        || base.syscall == nr::RECVMSG && call.args[2] & MSG_PEEK != 0;
+    match doorbell(inode) {
+        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => count(Counter::FilteredForeign),
+        Some(_) if peeked => count(Counter::FilteredEmpty),
+        Some((slot, doorbell)) => {
+            process.last_doorbell = slot + 1;
+            emit::call(&fact, process, Some(doorbell));
+        }
+        None if process.flags & PROC_PARTICIPANT != 0 && base.result == 1 && base.syscall != nr::READ => {
+            emit::call(&fact, process, None);
+        }
+        None => count(Counter::FilteredForeign),
+    }
+}
+
+#[inline(always)]
+fn wait(base: Fact, call: &Call, process: &Process) {
+    let polled = base.result == 0 && call.args[3] == 0;
+    if process.flags & PROC_PARTICIPANT == 0 || polled {
+        return count(Counter::FilteredWait);
+    }
+    emit::call(&Fact { kind: Kind::Wake, ..base }, process, None);
+}
+
+#[inline(always)]
+fn futex(base: Fact, call: &Call, process: &Process) {
+    let address = base.arg;
+    let command = call.args[1] & FUTEX_COMMAND;
+    for mapping in &process.hubs {
+        if mapping.hub == 0 || address < mapping.base || address >= mapping.base + mapping.len {
+            continue;
+        }
+        let fact = Fact { hub: mapping.hub, arg: address - mapping.base, ..base };
+        match command {
+            FUTEX_WAKE | FUTEX_WAKE_BITSET if base.result > 0 => {
+                return emit::call(&Fact { kind: Kind::FutexWake, ..fact }, process, None);
+            }
+            FUTEX_WAIT | FUTEX_WAIT_BITSET if base.result != -EAGAIN => {
+                return emit::call(&Fact { kind: Kind::Wake, ..fact }, process, None);
+            }
+            _ => return count(Counter::FilteredFutex),
+        }
+    }
+    count(Counter::FilteredFutex);
+}
+
+/// The current task is switched out; `state` is 0 if it stays runnable.
+#[inline(always)]
+pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool) {
+    let preempted: u64 = ctx.arg(0);
+    if preempted & 0xff != 0 || state & ASLEEP == 0 {
+        return;
+    }
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: as in `sys_exit`.
+    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else { return };
+    if process.flags & PROC_PARTICIPANT == 0 {
+        return;
+    }
+    let (syscall, arg) = if with_registers { registers(ctx) } else { (NO_SYSCALL, 0) };
+    let fact = Fact { kind: Kind::Sleep, flags: 0, syscall, result: 0, hub: 0, arg, fd: -1 };
+    emit::other(&fact, process, emit::last_doorbell(process));
+}
+
+/// Number and first argument of the call in which the current task goes to sleep.
+#[inline(always)]
+fn registers(ctx: &BtfTracePointContext) -> (u16, u64) {
+    let task: *mut aya_ebpf::bindings::task_struct = ctx.arg(1);
+    // SAFETY: the first argument of `sched_switch` after `preempt` is the task, which the verifier knows as such;
+    // the helper returns its registers as a BTF-typed pointer.
+    let regs = unsafe { aya_ebpf::helpers::generated::bpf_task_pt_regs(task) } as *const u8;
+    let call = kernel::call(regs);
+    (kernel::number(call.number), call.args[0])
+}

@@ -1,0 +1,120 @@
+//! Reading kernel structures: registers of a call, the socket behind an fd.
+
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+
+use crate::maps::OFFSETS;
+
+/// Outside of a system call.
+pub const NO_SYSCALL: u16 = u16::MAX;
+
+/// Arguments of a call as its registers hold them at the exit.
+#[derive(Clone, Copy)]
+pub struct Call {
+    pub number: u64,
+    pub args: [u64; 4],
+}
+
+/// `struct pt_regs` up to the fields that are used.
+#[cfg(not(bpf_target_arch = "aarch64"))]
+mod regs {
+    // Offsets of arch/x86/include/asm/ptrace.h, which are user-visible through ptrace and so do not change.
+    pub const NUMBER: usize = 120;
+    pub const ARGS: [usize; 4] = [112, 104, 96, 56];
+}
+#[cfg(bpf_target_arch = "aarch64")]
+mod regs {
+    // arch/arm64/include/asm/ptrace.h: regs[31], sp, pc, pstate, orig_x0, syscallno (s32).
+    pub const NUMBER: usize = 280;
+    pub const ARGS: [usize; 4] = [272, 8, 16, 24];
+}
+
+/// The call of a BTF-typed `struct pt_regs *`.
+///
+/// All fields are read at once and volatile: read conditionally, LLVM merges the pointers and the verifier refuses.
+#[inline(always)]
+pub fn call(regs: *const u8) -> Call {
+    // SAFETY: the verifier checks these loads against the BTF type of the pointer.
+    unsafe {
+        Call {
+            number: read(regs, regs::NUMBER),
+            args: [
+                read(regs, regs::ARGS[0]),
+                read(regs, regs::ARGS[1]),
+                read(regs, regs::ARGS[2]),
+                read(regs, regs::ARGS[3]),
+            ],
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn read(base: *const u8, offset: usize) -> u64 {
+    // SAFETY: the caller's pointer is BTF-typed, and the verifier checks the access.
+    unsafe { core::ptr::read_volatile(base.add(offset).cast::<u64>()) }
+}
+
+/// The call as `u16`, with everything that is not a number in range as [`NO_SYSCALL`].
+#[inline(always)]
+pub fn number(raw: u64) -> u16 {
+    let raw = raw as u32;
+    if raw < 0xffff { raw as u16 } else { NO_SYSCALL }
+}
+
+/// The inode number behind `fd` of the current task, `None` if it names no open file.
+#[inline(always)]
+pub fn fd_inode(fd: i32) -> Option<u64> {
+    let offsets = OFFSETS.load();
+    // SAFETY: probe reads check each address; a wrong offset yields a wrong value or an error, never a fault.
+    unsafe {
+        let task = bpf_get_current_task();
+        let files = pointer(task, offsets.task_files)?;
+        let table = pointer(files, offsets.files_fdt)?;
+        let max: u32 = bpf_probe_read_kernel((table + u64::from(offsets.fdt_max_fds)) as *const u32).ok()?;
+        if fd < 0 || fd as u32 >= max {
+            return None;
+        }
+        let array = pointer(table, offsets.fdt_fd)?;
+        let file = pointer(array, fd as u32 * 8)?;
+        let inode = pointer(file, offsets.file_inode)?;
+        bpf_probe_read_kernel((inode + u64::from(offsets.inode_ino)) as *const u64).ok()
+    }
+}
+
+/// The non-null pointer at `base + offset`.
+#[inline(always)]
+unsafe fn pointer(base: u64, offset: u32) -> Option<u64> {
+    // SAFETY: as for the caller.
+    match unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const u64) } {
+        Ok(0) | Err(_) => None,
+        Ok(address) => Some(address),
+    }
+}
+
+/// `task->__state` by probe read, for kernels whose `sched_switch` does not pass it; 0 (running) if unreadable.
+#[inline(always)]
+pub fn task_state(task: *const u8) -> u32 {
+    field(task, OFFSETS.load().task_state)
+}
+
+/// `task->tgid`, 0 if unreadable.
+#[inline(always)]
+pub fn task_tgid(task: *const u8) -> u32 {
+    field(task, OFFSETS.load().task_tgid)
+}
+
+/// Whether the thread that ends is the last of its process: `task->signal->live` has reached 0.
+#[inline(always)]
+pub fn is_last_thread(task: *const u8) -> bool {
+    let offsets = OFFSETS.load();
+    // SAFETY: probe reads, as above.
+    unsafe {
+        let Some(signal) = pointer(task as u64, offsets.task_signal) else { return false };
+        bpf_probe_read_kernel((signal + u64::from(offsets.signal_live)) as *const i32) == Ok(0)
+    }
+}
+
+#[inline(always)]
+fn field(base: *const u8, offset: u32) -> u32 {
+    // SAFETY: probe read, as above.
+    unsafe { bpf_probe_read_kernel((base as u64 + u64::from(offset)) as *const u32).unwrap_or(0) }
+}

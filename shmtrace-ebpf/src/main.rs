@@ -1,0 +1,70 @@
+//! The probes: what the traced processes do with doorbells and hub futexes, and when their threads fall asleep.
+//!
+//! Five BTF tracepoints. `sys_exit` sees a call's arguments and result together, so one hook and at most one record
+//! serve a call; `sched_switch` shows that a thread really went to sleep; fork, exec and exit keep the table of
+//! processes. Everything is decided in the kernel that can be: calls of other processes, private futexes, drains that
+//! found nothing and sockets that are no doorbells leave no record, only a count.
+#![no_std]
+#![no_main]
+
+mod calls;
+mod emit;
+mod kernel;
+mod maps;
+mod tree;
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+/// Entry of `sys_exit(struct pt_regs *regs, long ret)`.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn shmtrace_sys_exit(ctx: BtfTracePointContext) -> i32 {
+    calls::sys_exit(&ctx);
+    0
+}
+
+/// Entry of `sched_switch(bool preempt, prev, next, unsigned int prev_state)`, from 5.18.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn shmtrace_sched_switch(ctx: BtfTracePointContext) -> i32 {
+    let state: u32 = ctx.arg(3);
+    calls::sched_switch(&ctx, state, true);
+    0
+}
+
+/// The same before 5.18: the state stands in the task only, and its registers are out of reach (before 5.15).
+#[btf_tracepoint(function = "sched_switch")]
+pub fn shmtrace_sched_switch_old(ctx: BtfTracePointContext) -> i32 {
+    let state = kernel::task_state(ctx.arg(1));
+    calls::sched_switch(&ctx, state, false);
+    0
+}
+
+/// Entry of `sched_process_fork(parent, child)`.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn shmtrace_fork(ctx: BtfTracePointContext) -> i32 {
+    tree::fork(&ctx);
+    0
+}
+
+/// Entry of `sched_process_exec(task, old_pid, bprm)`.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn shmtrace_exec(_ctx: BtfTracePointContext) -> i32 {
+    tree::exec();
+    0
+}
+
+/// Entry of `sched_process_exit(task)`.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn shmtrace_exit(ctx: BtfTracePointContext) -> i32 {
+    tree::exit(&ctx);
+    0
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

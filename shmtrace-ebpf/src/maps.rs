@@ -1,0 +1,83 @@
+//! Maps, globals and counters.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use shmtrace_common::{
+    ABI_VERSION, Counter, Counters, Doorbell, KernelOffsets, MAX_DOORBELLS, MAX_PROCESSES, Process,
+};
+
+/// Version of the ABI these probes were built with.
+#[unsafe(no_mangle)]
+pub static ABI: Global<u32> = Global::new(ABI_VERSION);
+
+/// Field offsets on the running kernel, set by the loader.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
+    task_files: 0,
+    task_tgid: 0,
+    task_signal: 0,
+    task_state: 0,
+    signal_live: 0,
+    files_fdt: 0,
+    fdt_max_fds: 0,
+    fdt_fd: 0,
+    file_inode: 0,
+    inode_ino: 0,
+});
+
+/// Bytes in a ring buffer from which on the reader is woken at once; set by the loader to a quarter of the size.
+#[unsafe(no_mangle)]
+pub static WAKE_AT: Global<u64> = Global::new(0);
+
+/// Processes of the tree, by pid.
+#[map]
+pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// Slot in [`DOORBELLS`] of a socket inode.
+#[map]
+pub static SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_DOORBELLS, 0);
+
+/// What the daemon knows of each socket.
+#[map]
+pub static DOORBELLS: Array<Doorbell> = Array::with_max_entries(MAX_DOORBELLS, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+// One ring per CPU (modulo eight): two CPUs that write to one cost three times as much as each to its own. The loader
+// sets the sizes; those that no CPU uses shrink to a page.
+macro_rules! rings {
+    ($($name:ident)*) => { $(
+        #[map]
+        static $name: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+    )* };
+}
+rings!(RING0 RING1 RING2 RING3 RING4 RING5 RING6 RING7);
+
+/// The ring buffer of a CPU.
+#[inline(always)]
+pub fn ring(cpu: u32) -> &'static RingBuf {
+    match cpu & 7 {
+        0 => &RING0,
+        1 => &RING1,
+        2 => &RING2,
+        3 => &RING3,
+        4 => &RING4,
+        5 => &RING5,
+        6 => &RING6,
+        _ => &RING7,
+    }
+}
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the map's value lives as long as the program; a per-CPU value has no other writer but an
+        // interrupting program on the same CPU, whose lost increment the reader's sum would show as a mismatch.
+        unsafe { (*counters).0[counter as usize] += 1 };
+    }
+}
