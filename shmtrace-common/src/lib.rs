@@ -1,7 +1,7 @@
 //! ABI between the probes and the daemon: records, map values, names and limits.
 //!
 //! `no_std`, integers and arrays only, sizes and offsets asserted at compile time. Both sides are built from one
-//! tree, and the daemon still compares [`ABI_VERSION`] with the loaded object, because an embedded object can be stale.
+//! tree, and the daemon still insists that the loaded object knows [`ABI_GLOBAL`], because an embedded object can be stale.
 #![no_std]
 
 mod maps;
@@ -14,5 +14,6 @@ pub use maps::{
 };
 pub use record::{FLAG_PROCESS, FLAG_RINGS, Kind, NO_PEER, Record};
 
-/// Version of everything in this crate; the probes export it as the global `ABI`.
-pub const ABI_VERSION: u32 = 1;
+/// Name of the global by which probes and daemon recognise each other; its number grows with every change to the
+/// records or map values.
+pub const ABI_GLOBAL: &str = "ABI_1";

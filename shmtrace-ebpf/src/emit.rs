@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use shmtrace_common::{Counter, Doorbell, FLAG_RINGS, Kind, NO_PEER, Process, Record};
 
-use crate::maps::{DOORBELLS, WAKE_AT, count, ring};
+use crate::maps::{ABI_1, DOORBELLS, WAKE_AT, count, ring};
 
 /// What a record says beyond time, place and thread.
 #[derive(Clone, Copy)]
@@ -98,6 +98,9 @@ fn word(address: u64) -> Option<u64> {
 
 #[inline(always)]
 fn reserve_and_write(fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
+    if ABI_1.load() == 0 {
+        return false;
+    }
     // The time is taken before the reserve, so that records of one CPU lie in the order of their times.
     // SAFETY: helpers without arguments.
     let (at, thread, cpu) =

@@ -5,13 +5,12 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use shmtrace_common::{
-    ABI_VERSION, Counter, Counters, Doorbell, KernelOffsets, MAX_DOORBELLS, MAX_PROCESSES, Process,
-};
+use shmtrace_common::{Counter, Counters, Doorbell, KernelOffsets, MAX_DOORBELLS, MAX_PROCESSES, Process};
 
-/// Version of the ABI these probes were built with.
+/// Set to 1 by a loader that speaks version 1 of the ABI; probes that lack the name are refused by it, and probes
+/// whose loader does not know the name write nothing.
 #[unsafe(no_mangle)]
-pub static ABI: Global<u32> = Global::new(ABI_VERSION);
+pub static ABI_1: Global<u32> = Global::new(0);
 
 /// Field offsets on the running kernel, set by the loader.
 #[unsafe(no_mangle)]

@@ -1,0 +1,102 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{commands, exit::Exit};
+
+/// Finds lost wakeups of shared-memory hubs live, with proof.
+///
+/// `shmtrace --pid-tree PID...` traces the trees of these processes (the same as `shmtrace watch`) and prints a
+/// finding the moment it is proven.
+#[derive(Debug, Parser)]
+#[command(
+    name = "shmtrace",
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true
+)]
+#[command(
+    after_help = "Exit codes: 0 clean; 1 runtime error; 2 usage; 3 a finding that --fail-on names; \
+    4 only inconclusive; 5 not permitted or not supported here."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    watch: Option<commands::watch::Watch>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Trace process trees live until ^C, --duration, or the last process ends
+    Watch(commands::watch::Watch),
+}
+
+/// Which trees: `--pid-tree PID...`, as `$(pgrep ddc)` yields them.
+#[derive(Debug, Clone, Args)]
+pub struct PidTree {
+    /// Roots of the trees: separate words, one line, or comma separated
+    #[arg(
+        long = "pid-tree",
+        value_name = "PID",
+        num_args = 1..,
+        required = true,
+        env = "SHMTRACE_PID_TREE",
+        value_delimiter = ',',
+        value_parser = parse_pids
+    )]
+    lists: Vec<Pids>,
+}
+
+/// The pids of one word of the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pids(Vec<u32>);
+
+impl PidTree {
+    /// The roots, each once, in the order given.
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
+        for pid in self.lists.iter().flat_map(|list| &list.0) {
+            if !pids.contains(pid) {
+                pids.push(*pid);
+            }
+        }
+        pids
+    }
+}
+
+/// Pids separated by white space within one word: `"$(pgrep ddc)"`, quoted, has line ends in it.
+fn parse_pids(word: &str) -> Result<Pids, String> {
+    word.split_whitespace()
+        .map(|pid| match pid.parse() {
+            Ok(0) | Err(_) => Err(format!("{pid:?} is not a process id")),
+            Ok(pid) => Ok(pid),
+        })
+        .collect::<Result<Vec<u32>, String>>()
+        .map(Pids)
+}
+
+impl Cli {
+    /// Sends diagnostics to stderr, as `RUST_LOG` says (warnings and worse by default).
+    pub fn init_diagnostics(&self) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .without_time()
+            .init();
+    }
+
+    /// Runs what was asked for.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        match (self.command, self.watch) {
+            (Some(Command::Watch(watch)), _) | (None, Some(watch)) => watch.run(),
+            (None, None) => Err(crate::exit::Refusal::usage(
+                "no process given: try `shmtrace --pid-tree PID`, or `shmtrace --help`",
+            )
+            .into()),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The daemon and command line of shmtrace.
+//!
+//! Loads the probes, follows a process tree, finds its hubs and doorbells, observes them, drives the correlation
+//! engine and shows what it finds. See `ARCHITECTURE.md` for how the parts fit.
+
+pub mod cli;
+pub mod commands;
+pub mod exit;
+pub mod probes;
