@@ -52,7 +52,9 @@ fn build() -> Result<()> {
             );
             println!(
                 "cargo::rerun-if-changed={}",
-                toolchain::rustup_home().join("toolchains").display()
+                toolchain::home_of("RUSTUP_HOME", ".rustup")
+                    .join("toolchains")
+                    .display()
             );
             leave_stub(&missing.to_string())
         }
@@ -116,7 +118,8 @@ fn prepare_environment(toolchain: &Toolchain) -> Result<()> {
     unsafe {
         env::set_var("PATH", path);
         env::set_var("CARGO_BUILD_BUILD_DIR", shared);
-        if toolchain.needs_bootstrap() {
+        // For `-Z build-std`.
+        if !toolchain.version.contains("nightly") {
             env::set_var("RUSTC_BOOTSTRAP", "1");
         }
     }

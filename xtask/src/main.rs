@@ -1,2 +1,53 @@
-//! Placeholder until the first real commit.
-fn main() {}
+//! Project automation: `cargo xtask COMMAND`. Few dependencies, since this is the first thing that a new clone compiles.
+
+mod apt;
+mod demo;
+mod lint;
+mod process;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What people and CI do with this repository.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what compiles the probes: a rustc with the source of core, and bpf-linker
+    Setup,
+    /// Compile everything, probes included
+    Build(workspace::Build),
+    /// Formatting and clippy, of the probes too; every warning is an error
+    Lint,
+    /// Run every test, those that need root too; nothing is skipped
+    Test(test::Test),
+    /// Plant a hang in real processes and watch shmtrace find it
+    Demo(demo::Demo),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Setup => setup::run().map(drop),
+        Task::Build(build) => build.run(),
+        Task::Lint => lint::run(),
+        Task::Test(test) => test.run(),
+        Task::Demo(demo) => demo.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

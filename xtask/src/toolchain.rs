@@ -11,8 +11,14 @@ use std::{
 /// Names the rustup toolchain to use, before any other is tried.
 pub(crate) const TOOLCHAIN_ENV: &str = "SHMTRACE_BPF_TOOLCHAIN";
 
+/// The nightly that `cargo xtask setup` installs; its LLVM is 22.
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
+
 /// The rustup toolchains that are tried: one linked by hand to a distribution's compiler, then rustup's own.
-pub(crate) const TOOLCHAINS: [&str; 2] = ["bpf", "nightly"];
+pub(crate) const TOOLCHAINS: [&str; 3] = ["bpf", NIGHTLY, "nightly"];
+
+/// The oldest compiler that takes aya-ebpf and this repository: 1.88.
+const OLDEST_MINOR: u32 = 88;
 
 /// What compiles the probes.
 #[derive(Debug, Clone)]
@@ -59,11 +65,6 @@ impl Toolchain {
             }),
         }
     }
-
-    /// Whether unstable flags (`-Z build-std`) need `RUSTC_BOOTSTRAP=1`.
-    pub(crate) fn needs_bootstrap(&self) -> bool {
-        !self.version.contains("nightly")
-    }
 }
 
 impl Compiler {
@@ -83,6 +84,13 @@ impl Compiler {
     fn check(&self) -> Result<String, String> {
         let version = first_line(self.command("rustc").arg("--version"))
             .ok_or_else(|| format!("{self}: no such toolchain"))?;
+        let minor = version
+            .split('.')
+            .nth(1)
+            .and_then(|minor| minor.parse::<u32>().ok());
+        if minor.is_none_or(|minor| minor < OLDEST_MINOR) {
+            return Err(format!("{self}: {version} is older than 1.{OLDEST_MINOR}"));
+        }
         let sysroot = first_line(self.command("rustc").args(["--print", "sysroot"]))
             .ok_or_else(|| format!("{self}: `rustc --print sysroot` fails"))?;
         if !Path::new(&sysroot)
@@ -141,7 +149,8 @@ impl fmt::Display for Missing {
     }
 }
 
-fn find_compiler() -> Result<(Compiler, String), Vec<String>> {
+/// The first compiler that will do, and its `rustc --version`; else what is wrong with each that was tried.
+pub(crate) fn find_compiler() -> Result<(Compiler, String), Vec<String>> {
     let candidates = if first_line(Command::new("rustup").arg("--version")).is_none() {
         vec![Compiler::Path]
     } else {
@@ -180,12 +189,8 @@ pub(crate) fn cargo_home() -> PathBuf {
     home_of("CARGO_HOME", ".cargo")
 }
 
-/// Where rustup keeps its toolchains.
-pub(crate) fn rustup_home() -> PathBuf {
-    home_of("RUSTUP_HOME", ".rustup")
-}
-
-fn home_of(variable: &str, folder: &str) -> PathBuf {
+/// The folder that a variable names, or its default under the home folder.
+pub(crate) fn home_of(variable: &str, folder: &str) -> PathBuf {
     match env::var_os(variable) {
         Some(home) => PathBuf::from(home),
         None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(folder),

@@ -1,0 +1,62 @@
+//! The workspace: where it is, and cargo run in it.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{process, setup};
+
+/// Makes the daemon's build script fail where it would leave the probes out.
+pub(crate) const REQUIRE_PROBES: (&str, &str) = ("SHMTRACE_REQUIRE_PROBES", "1");
+
+/// The repository's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a folder of the workspace")
+}
+
+/// The cargo that runs us, in the workspace.
+pub(crate) fn cargo(subcommand: &str) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(subcommand).current_dir(root());
+    command
+}
+
+/// The folder of the built programs.
+pub(crate) fn built(profile: &str) -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    root().join(target).join(profile)
+}
+
+#[derive(Args)]
+pub(crate) struct Build {
+    /// With optimizations
+    #[arg(long)]
+    release: bool,
+    /// For another machine, such as aarch64-unknown-linux-gnu; its linker is cargo's business
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
+}
+
+impl Build {
+    pub(crate) fn run(&self) -> Result<()> {
+        setup::run()?;
+        let mut cargo = cargo("build");
+        cargo
+            .args(["--workspace", "--bins"])
+            .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1);
+        if self.release {
+            cargo.arg("--release");
+        }
+        if let Some(target) = &self.target {
+            cargo.args(["--target", target]);
+        }
+        process::run(&mut cargo)
+    }
+}
