@@ -1,18 +1,16 @@
 //! Calls on doorbells and hub futexes, and threads that fall asleep.
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
-use shmtrace_common::{
-    Counter, Doorbell, Kind, PROC_PARTICIPANT, Process, SIDE_IGNORED,
-};
 #[cfg(bpf_target_arch = "aarch64")]
 use shmtrace_common::syscalls::aarch64 as nr;
 #[cfg(not(bpf_target_arch = "aarch64"))]
 use shmtrace_common::syscalls::x86_64 as nr;
+use shmtrace_common::{Counter, Doorbell, Kind, PROC_PARTICIPANT, Process, SIDE_IGNORED};
 
 use crate::{
     emit::{self, Fact},
-    kernel::{self, Call, NO_SYSCALL},
-    maps::{DOORBELLS, PROCESSES, SOCKETS, count},
+    kernel::{self, Args, NO_SYSCALL},
+    maps::{DOORBELLS, PROCESSES, SOCKETS, Tally},
 };
 
 const EBADF: i32 = 9;
@@ -42,19 +40,21 @@ enum Interest {
     Map,
 }
 
-/// Decided before anything else, so that bystanders pay for a few comparisons only.
+/// Decided by the number alone and before anything else, so that bystanders pay for a few comparisons only.
 #[inline(always)]
-fn interest(call: &Call, result: i64) -> Option<Interest> {
-    match kernel::number(call.number) {
+fn interest(number: u16) -> Option<Interest> {
+    match number {
         nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::WRITE => Some(Interest::Send),
         nr::RECVFROM | nr::RECVMSG | nr::RECVMMSG | nr::READ => Some(Interest::Receive),
-        nr::EPOLL_WAIT | nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 | nr::POLL | nr::PPOLL | nr::SELECT | nr::PSELECT6 => {
-            Some(Interest::Wait)
-        }
-        // Private futexes are most of a runtime's calls and never in a hub.
-        nr::FUTEX if call.args[1] & FUTEX_PRIVATE_FLAG == 0 => Some(Interest::Futex),
-        // Only shared mappings of files can be hubs.
-        nr::MMAP if call.args[3] & MAP_TYPE == MAP_SHARED && !(-4095..0).contains(&result) => Some(Interest::Map),
+        nr::EPOLL_WAIT
+        | nr::EPOLL_PWAIT
+        | nr::EPOLL_PWAIT2
+        | nr::POLL
+        | nr::PPOLL
+        | nr::SELECT
+        | nr::PSELECT6 => Some(Interest::Wait),
+        nr::FUTEX => Some(Interest::Futex),
+        nr::MMAP => Some(Interest::Map),
         _ => None,
     }
 }
@@ -62,41 +62,58 @@ fn interest(call: &Call, result: i64) -> Option<Interest> {
 /// A system call returned.
 #[inline(always)]
 pub fn sys_exit(ctx: &BtfTracePointContext) {
-    let call = kernel::call(ctx.arg(0));
+    let regs: *const u8 = ctx.arg(0);
+    let syscall = kernel::number(regs);
+    let Some(interest) = interest(syscall) else {
+        return;
+    };
+    let args = kernel::args(regs);
     let result: i64 = ctx.arg(1);
-    let Some(interest) = interest(&call, result) else { return };
+    match interest {
+        // Private futexes are most of a runtime's calls and never in a hub.
+        Interest::Futex if args.second & FUTEX_PRIVATE_FLAG != 0 => return,
+        // Only shared mappings can be hubs.
+        Interest::Map if args.fourth & MAP_TYPE != MAP_SHARED || (-4095..0).contains(&result) => {
+            return;
+        }
+        _ => {}
+    }
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let Some(process) = PROCESSES.get_ptr_mut(&pid) else { return };
+    let Some(process) = PROCESSES.get_ptr_mut(&pid) else {
+        return;
+    };
     // SAFETY: the value lives as long as the program runs (RCU). The daemon replaces whole values and the probes
     // write one aligned word; a read that mixes two versions gives ring indexes that "could not be read" at worst.
     let process = unsafe { &mut *process };
+    let Some(tally) = Tally::this_cpu() else {
+        return;
+    };
     let base = Fact {
         kind: Kind::Ring,
         flags: 0,
-        syscall: kernel::number(call.number),
+        syscall,
         result: result as i32,
         hub: 0,
-        arg: call.args[0],
+        arg: args.first,
         fd: -1,
     };
+    if interest == Interest::Map {
+        return emit::plain(
+            tally,
+            &Fact {
+                kind: Kind::Map,
+                arg: result as u64,
+                ..base
+            },
+        );
+    }
+    tally.count(Counter::Calls);
     match interest {
-        Interest::Send => {
-            count(Counter::Calls);
-            send(base, process);
-        }
-        Interest::Receive => {
-            count(Counter::Calls);
-            receive(base, &call, process);
-        }
-        Interest::Wait => {
-            count(Counter::Calls);
-            wait(base, &call, process);
-        }
-        Interest::Futex => {
-            count(Counter::Calls);
-            futex(base, &call, process);
-        }
-        Interest::Map => emit::plain(&Fact { kind: Kind::Map, arg: result as u64, ..base }),
+        Interest::Send => send(tally, base, process),
+        Interest::Receive => receive(tally, base, &args, process),
+        Interest::Wait => wait(tally, base, &args, process),
+        Interest::Futex => futex(tally, base, &args, process),
+        Interest::Map => {}
     }
 }
 
@@ -109,86 +126,135 @@ fn doorbell(inode: u64) -> Option<(u32, &'static Doorbell)> {
 }
 
 #[inline(always)]
-fn send(base: Fact, process: &mut Process) {
+fn send(tally: Tally, base: Fact, process: &mut Process) {
     let fd = base.arg as i32;
-    let fact = Fact { kind: Kind::Ring, fd, ..base };
+    let fact = Fact {
+        kind: Kind::Ring,
+        fd,
+        ..base
+    };
     let participant = process.flags & PROC_PARTICIPANT != 0;
     let Some(inode) = kernel::fd_inode(fd) else {
         // A doorbell whose fd was closed or taken by something else: the signal is lost, and the daemon remembers
         // what the fd was.
         if participant && (base.result == -EBADF || base.result == -ENOTSOCK) {
-            return emit::call(&Fact { arg: 0, ..fact }, process, None);
+            return emit::call(tally, &Fact { arg: 0, ..fact }, process, None);
         }
-        return count(Counter::FilteredForeign);
+        return tally.count(Counter::FilteredForeign);
     };
     let fact = Fact { arg: inode, ..fact };
     match doorbell(inode) {
-        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => count(Counter::FilteredForeign),
+        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => {
+            tally.count(Counter::FilteredForeign)
+        }
         Some((slot, doorbell)) => {
             process.last_doorbell = slot + 1;
-            emit::call(&fact, process, Some(doorbell));
+            emit::call(tally, &fact, process, Some(doorbell));
         }
         // One byte on a socket nobody knows, in a process with a hub: perhaps a doorbell made a moment ago.
-        None if participant && (base.result == 1 || base.result == -ENOTSOCK) && base.syscall != nr::WRITE => {
-            emit::call(&fact, process, None);
+        None if participant
+            && (base.result == 1 || base.result == -ENOTSOCK)
+            && base.syscall != nr::WRITE =>
+        {
+            emit::call(tally, &fact, process, None);
         }
-        None => count(Counter::FilteredForeign),
+        None => tally.count(Counter::FilteredForeign),
     }
 }
 
 #[inline(always)]
-fn receive(base: Fact, call: &Call, process: &mut Process) {
+fn receive(tally: Tally, base: Fact, args: &Args, process: &mut Process) {
     if base.result == -EAGAIN {
-        return count(Counter::FilteredEmpty);
+        return tally.count(Counter::FilteredEmpty);
     }
     let fd = base.arg as i32;
-    let Some(inode) = kernel::fd_inode(fd) else { return count(Counter::FilteredForeign) };
-    let fact = Fact { kind: Kind::Take, arg: inode, fd, ..base };
-    let peeked = base.syscall == nr::RECVFROM && call.args[3] & MSG_PEEK != 0
-        || base.syscall == nr::RECVMSG && call.args[2] & MSG_PEEK != 0;
+    let Some(inode) = kernel::fd_inode(fd) else {
+        return tally.count(Counter::FilteredForeign);
+    };
+    let fact = Fact {
+        kind: Kind::Take,
+        arg: inode,
+        fd,
+        ..base
+    };
+    let peeked = base.syscall == nr::RECVFROM && args.fourth & MSG_PEEK != 0
+        || base.syscall == nr::RECVMSG && args.third & MSG_PEEK != 0;
     match doorbell(inode) {
-        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => count(Counter::FilteredForeign),
-        Some(_) if peeked => count(Counter::FilteredEmpty),
+        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => {
+            tally.count(Counter::FilteredForeign)
+        }
+        Some(_) if peeked => tally.count(Counter::FilteredEmpty),
         Some((slot, doorbell)) => {
             process.last_doorbell = slot + 1;
-            emit::call(&fact, process, Some(doorbell));
+            emit::call(tally, &fact, process, Some(doorbell));
         }
-        None if process.flags & PROC_PARTICIPANT != 0 && base.result == 1 && base.syscall != nr::READ => {
-            emit::call(&fact, process, None);
+        None if process.flags & PROC_PARTICIPANT != 0
+            && base.result == 1
+            && base.syscall != nr::READ =>
+        {
+            emit::call(tally, &fact, process, None);
         }
-        None => count(Counter::FilteredForeign),
+        None => tally.count(Counter::FilteredForeign),
     }
 }
 
 #[inline(always)]
-fn wait(base: Fact, call: &Call, process: &Process) {
-    let polled = base.result == 0 && call.args[3] == 0;
+fn wait(tally: Tally, base: Fact, args: &Args, process: &Process) {
+    let polled = base.result == 0 && args.fourth == 0;
     if process.flags & PROC_PARTICIPANT == 0 || polled {
-        return count(Counter::FilteredWait);
+        return tally.count(Counter::FilteredWait);
     }
-    emit::call(&Fact { kind: Kind::Wake, ..base }, process, None);
+    emit::call(
+        tally,
+        &Fact {
+            kind: Kind::Wake,
+            ..base
+        },
+        process,
+        None,
+    );
 }
 
 #[inline(always)]
-fn futex(base: Fact, call: &Call, process: &Process) {
+fn futex(tally: Tally, base: Fact, args: &Args, process: &Process) {
     let address = base.arg;
-    let command = call.args[1] & FUTEX_COMMAND;
+    let command = args.second & FUTEX_COMMAND;
     for mapping in &process.hubs {
         if mapping.hub == 0 || address < mapping.base || address >= mapping.base + mapping.len {
             continue;
         }
-        let fact = Fact { hub: mapping.hub, arg: address - mapping.base, ..base };
+        let fact = Fact {
+            hub: mapping.hub,
+            arg: address - mapping.base,
+            ..base
+        };
         match command {
             FUTEX_WAKE | FUTEX_WAKE_BITSET if base.result > 0 => {
-                return emit::call(&Fact { kind: Kind::FutexWake, ..fact }, process, None);
+                return emit::call(
+                    tally,
+                    &Fact {
+                        kind: Kind::FutexWake,
+                        ..fact
+                    },
+                    process,
+                    None,
+                );
             }
             FUTEX_WAIT | FUTEX_WAIT_BITSET if base.result != -EAGAIN => {
-                return emit::call(&Fact { kind: Kind::Wake, ..fact }, process, None);
+                return emit::call(
+                    tally,
+                    &Fact {
+                        kind: Kind::Wake,
+                        ..fact
+                    },
+                    process,
+                    None,
+                );
             }
-            _ => return count(Counter::FilteredFutex),
+            _ => return tally.count(Counter::FilteredFutex),
         }
     }
-    count(Counter::FilteredFutex);
+    tally.count(Counter::FilteredFutex);
 }
 
 /// The current task is switched out; `state` is 0 if it stays runnable.
@@ -200,13 +266,29 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
     }
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: as in `sys_exit`.
-    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else { return };
+    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else {
+        return;
+    };
     if process.flags & PROC_PARTICIPANT == 0 {
         return;
     }
-    let (syscall, arg) = if with_registers { registers(ctx) } else { (NO_SYSCALL, 0) };
-    let fact = Fact { kind: Kind::Sleep, flags: 0, syscall, result: 0, hub: 0, arg, fd: -1 };
-    emit::other(&fact, process, emit::last_doorbell(process));
+    let (syscall, arg) = if with_registers {
+        registers(ctx)
+    } else {
+        (NO_SYSCALL, 0)
+    };
+    let fact = Fact {
+        kind: Kind::Sleep,
+        flags: 0,
+        syscall,
+        result: 0,
+        hub: 0,
+        arg,
+        fd: -1,
+    };
+    if let Some(tally) = Tally::this_cpu() {
+        emit::other(tally, &fact, process, emit::last_doorbell(process));
+    }
 }
 
 /// Number and first argument of the call in which the current task goes to sleep.
@@ -216,6 +298,5 @@ fn registers(ctx: &BtfTracePointContext) -> (u16, u64) {
     // SAFETY: the first argument of `sched_switch` after `preempt` is the task, which the verifier knows as such;
     // the helper returns its registers as a BTF-typed pointer.
     let regs = unsafe { aya_ebpf::helpers::generated::bpf_task_pt_regs(task) } as *const u8;
-    let call = kernel::call(regs);
-    (kernel::number(call.number), call.args[0])
+    (kernel::number(regs), kernel::args(regs).first)
 }

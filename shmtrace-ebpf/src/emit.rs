@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use shmtrace_common::{Counter, Doorbell, FLAG_RINGS, Kind, NO_PEER, Process, Record};
 
-use crate::maps::{ABI_1, DOORBELLS, WAKE_AT, count, ring};
+use crate::maps::{ABI_1, DOORBELLS, Tally, WAKE_AT, ring};
 
 /// What a record says beyond time, place and thread.
 #[derive(Clone, Copy)]
@@ -24,29 +24,35 @@ pub struct Fact {
 
 /// Writes a record of a call and counts it.
 #[inline(always)]
-pub fn call(fact: &Fact, process: &Process, doorbell: Option<&Doorbell>) {
-    if write(fact, process, doorbell) {
-        count(Counter::CallRecords);
+pub fn call(tally: Tally, fact: &Fact, process: &Process, doorbell: Option<&Doorbell>) {
+    let written = write(tally, fact, process, doorbell);
+    tally.count(if written {
+        Counter::CallRecords
     } else {
-        count(Counter::CallDrops);
-    }
+        Counter::CallDrops
+    });
 }
 
 /// Writes a record of something else and counts it.
 #[inline(always)]
-pub fn other(fact: &Fact, process: &Process, doorbell: Option<&Doorbell>) {
-    if write(fact, process, doorbell) {
-        count(Counter::OtherRecords);
+pub fn other(tally: Tally, fact: &Fact, process: &Process, doorbell: Option<&Doorbell>) {
+    let written = write(tally, fact, process, doorbell);
+    tally.count(if written {
+        Counter::OtherRecords
     } else {
-        count(Counter::OtherDrops);
-    }
+        Counter::OtherDrops
+    });
 }
 
 /// Writes a record without a doorbell and counts it.
 #[inline(always)]
-pub fn plain(fact: &Fact) {
+pub fn plain(tally: Tally, fact: &Fact) {
     let written = reserve_and_write(fact, NO_PEER, 0, fact.hub, [0; 4]);
-    count(if written { Counter::OtherRecords } else { Counter::OtherDrops });
+    tally.count(if written {
+        Counter::OtherRecords
+    } else {
+        Counter::OtherDrops
+    });
 }
 
 /// The doorbell that the process used last.
@@ -56,18 +62,21 @@ pub fn last_doorbell(process: &Process) -> Option<&'static Doorbell> {
 }
 
 #[inline(always)]
-fn write(fact: &Fact, process: &Process, doorbell: Option<&Doorbell>) -> bool {
+fn write(tally: Tally, fact: &Fact, process: &Process, doorbell: Option<&Doorbell>) -> bool {
     let Some(doorbell) = doorbell else {
         return reserve_and_write(fact, NO_PEER, 0, fact.hub, [0; 4]);
     };
     match indexes(process, doorbell) {
         Some(rings) => reserve_and_write(fact, doorbell.peer, FLAG_RINGS, doorbell.hub, rings),
         None => {
-            count(Counter::RingFaults);
+            tally.count(Counter::RingFaults);
             reserve_and_write(fact, doorbell.peer, 0, doorbell.hub, [0; 4])
         }
     }
 }
+
+/// A ring's header up to the tail: head in the first word, tail in the last.
+const HEADER_WORDS: usize = 9;
 
 /// Head and tail of both rings as the current process sees them.
 #[inline(always)]
@@ -80,20 +89,25 @@ fn indexes(process: &Process, doorbell: &Doorbell) -> Option<[u64; 4]> {
             len = mapping.len;
         }
     }
-    // The last of the four words lies 64 bytes into the ring that stands later in the file.
-    let end = doorbell.to_peer.max(doorbell.to_host) + 72;
+    let end = doorbell.to_peer.max(doorbell.to_host) + (HEADER_WORDS * 8) as u64;
     if base == 0 || end > len {
         return None;
     }
-    let to_peer = base + doorbell.to_peer;
-    let to_host = base + doorbell.to_host;
-    Some([word(to_peer)?, word(to_peer + 64)?, word(to_host)?, word(to_host + 64)?])
+    let to_peer = header(base + doorbell.to_peer)?;
+    let to_host = header(base + doorbell.to_host)?;
+    Some([
+        to_peer[0],
+        to_peer[HEADER_WORDS - 1],
+        to_host[0],
+        to_host[HEADER_WORDS - 1],
+    ])
 }
 
+/// One read for both indexes of a ring: the call costs more than the bytes between them.
 #[inline(always)]
-fn word(address: u64) -> Option<u64> {
+fn header(address: u64) -> Option<[u64; HEADER_WORDS]> {
     // SAFETY: the helper checks the address; a page that is not there is an error.
-    unsafe { bpf_probe_read_user(address as *const u64).ok() }
+    unsafe { bpf_probe_read_user(address as *const [u64; HEADER_WORDS]).ok() }
 }
 
 #[inline(always)]
@@ -103,10 +117,17 @@ fn reserve_and_write(fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4
     }
     // The time is taken before the reserve, so that records of one CPU lie in the order of their times.
     // SAFETY: helpers without arguments.
-    let (at, thread, cpu) =
-        unsafe { (bpf_ktime_get_ns(), bpf_get_current_pid_tgid(), bpf_get_smp_processor_id()) };
+    let (at, thread, cpu) = unsafe {
+        (
+            bpf_ktime_get_ns(),
+            bpf_get_current_pid_tgid(),
+            bpf_get_smp_processor_id(),
+        )
+    };
     let ring = ring(cpu);
-    let Some(mut entry) = ring.reserve::<Record>(0) else { return false };
+    let Some(mut entry) = ring.reserve::<Record>(0) else {
+        return false;
+    };
     entry.write(Record {
         at,
         pid: (thread >> 32) as u32,
@@ -124,8 +145,12 @@ fn reserve_and_write(fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4
         rings,
     });
     // A wakeup for each record costs more than all the rest: the reader polls, and is woken early only when a
-    // quarter of the buffer is used.
-    let wake = ring.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT.load();
-    entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    // quarter of the buffer is used, which one record in eight checks (the time's low bits are as good as random).
+    let wake = at & 7 == 0 && ring.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT.load();
+    entry.submit(u64::from(if wake {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    }));
     true
 }

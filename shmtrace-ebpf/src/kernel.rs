@@ -9,9 +9,11 @@ pub const NO_SYSCALL: u16 = u16::MAX;
 
 /// Arguments of a call as its registers hold them at the exit.
 #[derive(Clone, Copy)]
-pub struct Call {
-    pub number: u64,
-    pub args: [u64; 4],
+pub struct Args {
+    pub first: u64,
+    pub second: u64,
+    pub third: u64,
+    pub fourth: u64,
 }
 
 /// `struct pt_regs` up to the fields that are used.
@@ -28,21 +30,30 @@ mod regs {
     pub const ARGS: [usize; 4] = [272, 8, 16, 24];
 }
 
-/// The call of a BTF-typed `struct pt_regs *`.
-///
-/// All fields are read at once and volatile: read conditionally, LLVM merges the pointers and the verifier refuses.
+/// The number of the call of a BTF-typed `struct pt_regs *`; what is no number in range is [`NO_SYSCALL`].
 #[inline(always)]
-pub fn call(regs: *const u8) -> Call {
-    // SAFETY: the verifier checks these loads against the BTF type of the pointer.
+pub fn number(regs: *const u8) -> u16 {
+    // SAFETY: the verifier checks the load against the BTF type of the pointer.
+    let number = unsafe { read(regs, regs::NUMBER) } as u32;
+    if number < u32::from(NO_SYSCALL) {
+        number as u16
+    } else {
+        NO_SYSCALL
+    }
+}
+
+/// The arguments of the call of a BTF-typed `struct pt_regs *`.
+///
+/// All are read at once and volatile: read conditionally, LLVM merges the pointers and the verifier refuses.
+#[inline(always)]
+pub fn args(regs: *const u8) -> Args {
+    // SAFETY: as above.
     unsafe {
-        Call {
-            number: read(regs, regs::NUMBER),
-            args: [
-                read(regs, regs::ARGS[0]),
-                read(regs, regs::ARGS[1]),
-                read(regs, regs::ARGS[2]),
-                read(regs, regs::ARGS[3]),
-            ],
+        Args {
+            first: read(regs, regs::ARGS[0]),
+            second: read(regs, regs::ARGS[1]),
+            third: read(regs, regs::ARGS[2]),
+            fourth: read(regs, regs::ARGS[3]),
         }
     }
 }
@@ -51,13 +62,6 @@ pub fn call(regs: *const u8) -> Call {
 unsafe fn read(base: *const u8, offset: usize) -> u64 {
     // SAFETY: the caller's pointer is BTF-typed, and the verifier checks the access.
     unsafe { core::ptr::read_volatile(base.add(offset).cast::<u64>()) }
-}
-
-/// The call as `u16`, with everything that is not a number in range as [`NO_SYSCALL`].
-#[inline(always)]
-pub fn number(raw: u64) -> u16 {
-    let raw = raw as u32;
-    if raw < 0xffff { raw as u16 } else { NO_SYSCALL }
 }
 
 /// The inode number behind `fd` of the current task, `None` if it names no open file.
@@ -69,7 +73,8 @@ pub fn fd_inode(fd: i32) -> Option<u64> {
         let task = bpf_get_current_task();
         let files = pointer(task, offsets.task_files)?;
         let table = pointer(files, offsets.files_fdt)?;
-        let max: u32 = bpf_probe_read_kernel((table + u64::from(offsets.fdt_max_fds)) as *const u32).ok()?;
+        let max: u32 =
+            bpf_probe_read_kernel((table + u64::from(offsets.fdt_max_fds)) as *const u32).ok()?;
         if fd < 0 || fd as u32 >= max {
             return None;
         }
@@ -108,7 +113,9 @@ pub fn is_last_thread(task: *const u8) -> bool {
     let offsets = OFFSETS.load();
     // SAFETY: probe reads, as above.
     unsafe {
-        let Some(signal) = pointer(task as u64, offsets.task_signal) else { return false };
+        let Some(signal) = pointer(task as u64, offsets.task_signal) else {
+            return false;
+        };
         bpf_probe_read_kernel((signal + u64::from(offsets.signal_live)) as *const i32) == Ok(0)
     }
 }

@@ -5,7 +5,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use shmtrace_common::{Counter, Counters, Doorbell, KernelOffsets, MAX_DOORBELLS, MAX_PROCESSES, Process};
+use shmtrace_common::{
+    Counter, Counters, Doorbell, KernelOffsets, MAX_DOORBELLS, MAX_PROCESSES, Process,
+};
 
 /// Set to 1 by a loader that speaks version 1 of the ABI; probes that lack the name are refused by it, and probes
 /// whose loader does not know the name write nothing.
@@ -71,12 +73,22 @@ pub fn ring(cpu: u32) -> &'static RingBuf {
     }
 }
 
-/// Adds one to a counter of this CPU.
-#[inline(always)]
-pub fn count(counter: Counter) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        // SAFETY: the map's value lives as long as the program; a per-CPU value has no other writer but an
-        // interrupting program on the same CPU, whose lost increment the reader's sum would show as a mismatch.
-        unsafe { (*counters).0[counter as usize] += 1 };
+/// The counters of this CPU.
+#[derive(Clone, Copy)]
+pub struct Tally(*mut Counters);
+
+impl Tally {
+    /// Looks them up, once for a program run.
+    #[inline(always)]
+    pub fn this_cpu() -> Option<Self> {
+        COUNTERS.get_ptr_mut(0).map(Self)
+    }
+
+    /// Adds one.
+    #[inline(always)]
+    pub fn count(self, counter: Counter) {
+        // SAFETY: the map's value lives as long as the program; a per-CPU value has no other writer but a program
+        // that interrupts this one on the same CPU, whose lost increment would show as a mismatch in the sums.
+        unsafe { (*self.0).0[counter as usize] += 1 };
     }
 }

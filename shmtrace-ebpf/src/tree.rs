@@ -12,7 +12,7 @@ use shmtrace_common::{Counter, FLAG_PROCESS, HubMapping, Kind, MAX_HUBS_PER_PROC
 use crate::{
     emit::{self, Fact},
     kernel::{self, NO_SYSCALL},
-    maps::{PROCESSES, count},
+    maps::{PROCESSES, Tally},
 };
 
 /// A task of the tree started another: if that is a process, it inherits memory and doorbells.
@@ -20,21 +20,32 @@ pub fn fork(ctx: &BtfTracePointContext) {
     let parent = current_pid();
     // SAFETY: the value is plain old data; a torn copy could only mix old and new mappings of a process that maps
     // and forks at once, and the daemon writes the child's entry anew.
-    let Some(process) = (unsafe { PROCESSES.get(&parent) }) else { return };
+    let Some(process) = (unsafe { PROCESSES.get(&parent) }) else {
+        return;
+    };
+    let Some(tally) = Tally::this_cpu() else {
+        return;
+    };
     let child = kernel::task_tgid(ctx.arg(1));
     if child == parent || child == 0 {
         return;
     }
     let copy = *process;
-    if PROCESSES.insert(&child, &copy, u64::from(BPF_NOEXIST)).is_err() {
+    if PROCESSES
+        .insert(&child, &copy, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
         // Either the daemon's scan was faster, or the table is full.
         // SAFETY: only the presence counts.
         if unsafe { PROCESSES.get(&child) }.is_none() {
-            count(Counter::ProcessesFull);
-            warn!(ctx, "table of processes is full: pid {} is not followed", child);
+            tally.count(Counter::ProcessesFull);
+            warn!(
+                ctx,
+                "table of processes is full: pid {} is not followed", child
+            );
         }
     }
-    emit::plain(&fact(Kind::Fork, u64::from(child), 0));
+    emit::plain(tally, &fact(Kind::Fork, u64::from(child), 0));
 }
 
 /// A process of the tree executed another program: its mappings are gone.
@@ -44,10 +55,17 @@ pub fn exec() {
         // SAFETY: the value lives as long as the program runs (RCU); exec leaves one thread, so no other probe of
         // this process runs.
         unsafe {
-            (*process).hubs = [HubMapping { hub: 0, pad: 0, base: 0, len: 0 }; MAX_HUBS_PER_PROCESS];
+            (*process).hubs = [HubMapping {
+                hub: 0,
+                pad: 0,
+                base: 0,
+                len: 0,
+            }; MAX_HUBS_PER_PROCESS];
             (*process).last_doorbell = 0;
         }
-        emit::plain(&fact(Kind::Exec, 0, 0));
+        if let Some(tally) = Tally::this_cpu() {
+            emit::plain(tally, &fact(Kind::Exec, 0, 0));
+        }
     }
 }
 
@@ -59,7 +77,12 @@ pub fn exit(ctx: &BtfTracePointContext) {
         return;
     }
     let last = kernel::is_last_thread(ctx.arg(0));
-    emit::plain(&fact(Kind::Exit, 0, if last { FLAG_PROCESS } else { 0 }));
+    if let Some(tally) = Tally::this_cpu() {
+        emit::plain(
+            tally,
+            &fact(Kind::Exit, 0, if last { FLAG_PROCESS } else { 0 }),
+        );
+    }
     if last {
         let _gone_already = PROCESSES.remove(&pid);
     }
@@ -70,5 +93,13 @@ fn current_pid() -> u32 {
 }
 
 fn fact(kind: Kind, arg: u64, flags: u8) -> Fact {
-    Fact { kind, flags, syscall: NO_SYSCALL, result: 0, hub: 0, arg, fd: -1 }
+    Fact {
+        kind,
+        flags,
+        syscall: NO_SYSCALL,
+        result: 0,
+        hub: 0,
+        arg,
+        fd: -1,
+    }
 }
