@@ -6,4 +6,7 @@
 pub mod cli;
 pub mod commands;
 pub mod exit;
+pub mod hub;
 pub mod probes;
+pub mod process;
+pub mod sock;

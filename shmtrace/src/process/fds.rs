@@ -1,0 +1,181 @@
+//! A process's file descriptors: sockets, and what an epoll instance watches.
+
+use std::{io, os::fd::AsFd as _};
+
+use rustix::fs::{Dir, OFlags};
+use shmtrace_engine::{SocketInode, Tid};
+
+use super::{Process, read_into};
+
+/// File descriptors of one process that are looked at; a process with more has its highest ones left out.
+pub const MAX_FDS: usize = 65_536;
+
+/// A socket that a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeldSocket {
+    /// The socket.
+    pub inode: SocketInode,
+    /// A file descriptor of it in the process.
+    pub fd: u32,
+}
+
+/// One file that an epoll instance watches, a `tfd:` line of `/proc/PID/fdinfo/FD`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpollEntry {
+    /// The fd as it was when added; the file is what counts.
+    pub fd: u32,
+    /// The events asked for; a one-shot entry that fired asks for none.
+    pub events: u32,
+    /// The watched file's inode.
+    pub inode: u64,
+    /// The device of that inode.
+    pub device: u64,
+}
+
+impl Process {
+    /// Every socket among its fds, by inode and fd.
+    pub fn sockets(&self) -> io::Result<Vec<HeldSocket>> {
+        let fds = self.open_at("fd", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut sockets = Vec::new();
+        let mut link = Vec::with_capacity(64);
+        for entry in Dir::read_from(&fds)?.take(MAX_FDS) {
+            let entry = entry?;
+            let Some(fd) = entry
+                .file_name()
+                .to_str()
+                .ok()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            // The fd may be closed by now: then it is none.
+            let Ok(target) = rustix::fs::readlinkat(&fds, entry.file_name(), link) else {
+                link = Vec::with_capacity(64);
+                continue;
+            };
+            if let Some(inode) = socket_inode(target.to_bytes()) {
+                sockets.push(HeldSocket { inode, fd });
+            }
+            link = target.into_bytes();
+        }
+        sockets.sort_unstable();
+        Ok(sockets)
+    }
+
+    /// The socket behind one fd of one thread.
+    pub fn socket_of(&self, tid: Tid, fd: u32) -> Option<SocketInode> {
+        let link =
+            rustix::fs::readlinkat(self.dir(), format!("task/{}/fd/{fd}", tid.0), Vec::new());
+        socket_inode(link.ok()?.to_bytes())
+    }
+
+    /// What the epoll instance behind one fd of one thread watches.
+    pub fn epoll_entries(
+        &self,
+        tid: Tid,
+        fd: u32,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Vec<EpollEntry>> {
+        read_into(
+            self.dir.as_fd(),
+            &format!("task/{}/fdinfo/{fd}", tid.0),
+            buffer,
+        )?;
+        Ok(buffer
+            .split(|byte| *byte == b'\n')
+            .filter_map(parse_epoll_line)
+            .collect())
+    }
+}
+
+/// The inode in `socket:[123]`.
+fn socket_inode(link: &[u8]) -> Option<SocketInode> {
+    let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(digits)
+        .ok()?
+        .parse()
+        .ok()
+        .map(SocketInode)
+}
+
+/// `tfd:        5 events:     2019 data:     55d7  pos:0 ino:1f1b sdev:8`
+fn parse_epoll_line(line: &[u8]) -> Option<EpollEntry> {
+    let line = std::str::from_utf8(line).ok()?;
+    let mut rest = line.strip_prefix("tfd:")?;
+    let mut next = |label: &str| -> Option<&str> {
+        let after = match label {
+            "" => rest,
+            label => &rest[rest.find(label)? + label.len()..],
+        }
+        .trim_start();
+        let end = after.find(' ').unwrap_or(after.len());
+        rest = &after[end..];
+        Some(&after[..end])
+    };
+    let fd = next("")?.parse().ok()?;
+    let events = u32::from_str_radix(next("events:")?, 16).ok()?;
+    let inode = u64::from_str_radix(next("ino:")?, 16).ok()?;
+    let device = u64::from_str_radix(next("sdev:")?, 16).ok()?;
+    Some(EpollEntry {
+        fd,
+        events,
+        inode,
+        device,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::{fd::AsRawFd as _, unix::net::UnixDatagram};
+
+    use rustix::event::epoll;
+
+    use super::*;
+
+    #[test]
+    fn own_sockets_and_epoll_entries_are_found() {
+        let (left, right) = UnixDatagram::pair().unwrap();
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        epoll::add(
+            &poll,
+            &left,
+            epoll::EventData::new_u64(7),
+            epoll::EventFlags::IN,
+        )
+        .unwrap();
+
+        let process = Process::open(std::process::id()).unwrap();
+        let tid = Tid(rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .cast_unsigned());
+        let fd = left.as_raw_fd().cast_unsigned();
+        let inode = process.socket_of(tid, fd).unwrap();
+        let sockets = process.sockets().unwrap();
+        assert!(sockets.contains(&HeldSocket { inode, fd }));
+        assert!(
+            sockets
+                .iter()
+                .any(|socket| socket.fd == right.as_raw_fd().cast_unsigned())
+        );
+
+        let entries = process
+            .epoll_entries(tid, poll.as_raw_fd().cast_unsigned(), &mut Vec::new())
+            .unwrap();
+        assert_eq!(entries.len(), 1);
+        assert_eq!((entries[0].fd, entries[0].inode), (fd, inode.0));
+        assert_ne!(entries[0].events & 1, 0);
+    }
+
+    #[test]
+    fn other_lines_are_no_entries() {
+        assert_eq!(parse_epoll_line(b"pos:\t0"), None);
+        assert_eq!(parse_epoll_line(b"tfd:        5 events:     20"), None);
+        assert_eq!(
+            parse_epoll_line(b"tfd: x events: 1 data: 1 pos:0 ino:1 sdev:1"),
+            None
+        );
+        assert_eq!(socket_inode(b"socket:[12"), None);
+        assert_eq!(socket_inode(b"pipe:[12]"), None);
+    }
+}

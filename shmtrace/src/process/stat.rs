@@ -1,0 +1,78 @@
+//! `/proc/PID/stat` and lines of `/proc/PID/status`.
+
+/// What matters of `/proc/PID/stat` (or of a thread's).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// `comm`, unescaped; bytes that are not UTF-8 are replaced.
+    pub comm: String,
+    /// State letter.
+    pub state: char,
+    /// Parent's pid.
+    pub parent: u32,
+    /// Start time in clock ticks since boot.
+    pub start: u64,
+}
+
+impl Stat {
+    /// A zombie or dead.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// Parses `/proc/PID/stat`. The name stands in parentheses and may itself contain any of them.
+pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+    let open = bytes.iter().position(|byte| *byte == b'(')?;
+    let close = bytes.iter().rposition(|byte| *byte == b')')?;
+    let comm = String::from_utf8_lossy(bytes.get(open + 1..close)?).into_owned();
+    let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    // `start` is field 22; the parent was field 4.
+    let start = fields.nth(17)?.parse().ok()?;
+    Some(Stat {
+        comm,
+        state,
+        parent,
+        start,
+    })
+}
+
+/// The rest of the first line of `status` that begins with `name` (which includes the colon).
+pub(crate) fn status_field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(name))
+        .map(<[u8]>::trim_ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_contain_anything() {
+        let line = b"17 (a) S 1 (b) R 5 17 17 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99 1\n";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!(stat.comm, "a) S 1 (b");
+        assert_eq!((stat.state, stat.parent, stat.start), ('R', 5, 4711));
+    }
+
+    #[test]
+    fn cut_lines_are_refused() {
+        let line = b"17 (x) S 1 17 17 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711";
+        assert!(parse_stat(line).is_some());
+        for end in 0..line.len() - 5 {
+            assert_eq!(parse_stat(&line[..end]), None, "{end}");
+        }
+        assert_eq!(parse_stat(b")("), None);
+    }
+
+    #[test]
+    fn status_lines_are_found_at_their_begin_only() {
+        let status = b"Name:\tNSpid:\nNSpid:\t12\t3\n";
+        assert_eq!(status_field(status, b"NSpid:"), Some(&b"12\t3"[..]));
+        assert_eq!(status_field(status, b"pid:"), None);
+    }
+}
