@@ -7,6 +7,7 @@ mod process;
 mod setup;
 mod test;
 mod toolchain;
+mod vm_test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::Test),
     /// Plant a hang in real processes and watch shmtrace find it
     Demo(demo::Demo),
+    /// Run the daemon on Debian's kernels from 5.10 to the newest, emulated
+    VmTest(vm_test::VmTest),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Test(test) => test.run(),
         Task::Demo(demo) => demo.run(),
+        Task::VmTest(vm_test) => vm_test.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

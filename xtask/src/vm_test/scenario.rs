@@ -1,0 +1,243 @@
+//! What a test machine does with shmtrace, and what must come of it.
+
+use anyhow::{Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    kernels::Kernel,
+    machine::{Outcome, Report, Step},
+};
+
+/// The programs, under the names that the steps call them by.
+pub(crate) const PROGRAMS: [&str; 2] = ["shmtrace", "ddc-sim"];
+
+/// Exit codes of `shmtrace`.
+const CLEAN: i32 = 0;
+const FOUND: i32 = 3;
+
+/// An emulated machine is some twenty times slower than a real one.
+const GRACE: &str = "500ms";
+
+/// What every machine is told to do.
+pub(crate) fn steps() -> Vec<Step> {
+    let traced = |name, seconds, traffic: &str, before: u32, watch: &str| Step {
+        name,
+        seconds,
+        script: format!(
+            "ddc-sim host --plugins 4 --calls 0 --gap 5ms {traffic} >/tmp/{name} 2>&1 & host=$!; sleep {before}; \
+             shmtrace --pid-tree $host --grace {GRACE} --format json {watch}; status=$?; \
+             kill $host; wait $host 2>/dev/null; exit $status"
+        ),
+    };
+    let fault = "--fault consumed-then-slept:peer=2,after=400";
+    let fail_on = "--fail-on missed-wakeup";
+    vec![
+        Step {
+            name: "doctor",
+            seconds: 30,
+            script: "shmtrace doctor --json".to_owned(),
+        },
+        traced("healthy", 60, "", 1, &format!("--duration 8s {fail_on}")),
+        traced("hang", 60, fault, 0, &format!("--duration 15s {fail_on}")),
+        traced("late", 60, fault, 10, &format!("--duration 5s {fail_on}")),
+    ]
+}
+
+/// Compares what a machine did with what its kernel promises; the error lists all that is wrong.
+pub(crate) fn judge(kernel: &Kernel, report: &Report) -> Result<String> {
+    ensure!(
+        report.kernel.starts_with(kernel.version),
+        "it booted {} instead of {}",
+        report.kernel,
+        kernel.version
+    );
+    let mut wrong = Vec::new();
+    let mut seen = Vec::new();
+    for step in steps() {
+        let Some(outcome) = report
+            .outcomes
+            .iter()
+            .find(|outcome| outcome.name == step.name)
+        else {
+            wrong.push(format!("{}: did not run", step.name));
+            continue;
+        };
+        match judge_step(outcome) {
+            Ok(said) => seen.push(format!("{}: {said}", step.name)),
+            Err(error) => wrong.push(format!("{}: {error:#}", step.name)),
+        }
+    }
+    if wrong.is_empty() {
+        Ok(seen.join("; "))
+    } else {
+        bail!("{}", wrong.join("; "))
+    }
+}
+
+fn judge_step(outcome: &Outcome) -> Result<String> {
+    match outcome.name.as_str() {
+        "doctor" => {
+            ended_with(outcome, CLEAN)?;
+            Ok("can run".to_owned())
+        }
+        "healthy" => {
+            ended_with(outcome, CLEAN)?;
+            let summary = summary(outcome)?;
+            ensure!(
+                summary.findings == 0,
+                "{} findings in healthy traffic",
+                summary.findings
+            );
+            Ok(format!("{} events, {} lost", summary.events, summary.lost))
+        }
+        "hang" => hang(outcome, &["consumed-then-slept"]),
+        // Attached after the hang: the history is not there, so neither is the cause.
+        "late" => hang(outcome, &["unknown"]),
+        other => bail!("no such step: {other}"),
+    }
+}
+
+fn hang(outcome: &Outcome, causes: &[&str]) -> Result<String> {
+    ended_with(outcome, FOUND)?;
+    let finding = objects(outcome).into_iter().find(|object| {
+        object["type"] == "finding"
+            && object["code"] == "missed-wakeup"
+            && object["state"] == "missed"
+    });
+    let Some(finding) = finding else {
+        bail!("no missed wakeup among the findings")
+    };
+    let cause = finding["cause"].as_str().unwrap_or("none");
+    ensure!(
+        causes.contains(&cause),
+        "cause {cause} instead of {}",
+        causes.join(" or ")
+    );
+    ensure!(
+        finding["peer"]["id"] == 2,
+        "peer {} instead of 2",
+        finding["peer"]["id"]
+    );
+    ensure!(
+        finding["lane"] == "host->peer",
+        "lane {} instead of host->peer",
+        finding["lane"]
+    );
+    Ok(format!("found, {cause}"))
+}
+
+struct Summary {
+    events: u64,
+    lost: u64,
+    findings: u64,
+}
+
+fn summary(outcome: &Outcome) -> Result<Summary> {
+    let Some(summary) = objects(outcome)
+        .into_iter()
+        .rfind(|object| object["type"] == "summary")
+    else {
+        bail!("no summary line");
+    };
+    let number = |name: &str| summary[name].as_u64().unwrap_or_default();
+    let findings = summary["findings"].as_object().into_iter().flatten();
+    let summary = Summary {
+        events: number("events"),
+        lost: number("lost"),
+        findings: findings.filter_map(|(_, count)| count.as_u64()).sum(),
+    };
+    ensure!(
+        summary.events > 100,
+        "only {} events: the probes are blind here",
+        summary.events
+    );
+    ensure!(summary.lost == 0, "{} records lost", summary.lost);
+    Ok(summary)
+}
+
+fn ended_with(outcome: &Outcome, expected: i32) -> Result<()> {
+    if outcome.status != expected {
+        let last = outcome
+            .output
+            .iter()
+            .rev()
+            .find(|line| !line.is_empty())
+            .map_or("nothing", String::as_str);
+        bail!(
+            "ended with {} instead of {expected}, saying: {last}",
+            outcome.status
+        );
+    }
+    Ok(())
+}
+
+/// The lines that are JSON objects; the programs' complaints are between them.
+fn objects(outcome: &Outcome) -> Vec<Value> {
+    let lines = outcome.output.iter().filter(|line| line.starts_with('{'));
+    lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, judge_step};
+
+    fn outcome(name: &str, status: i32, lines: &[&str]) -> Outcome {
+        Outcome {
+            name: name.to_owned(),
+            status,
+            output: lines.iter().map(|&line| line.to_owned()).collect(),
+        }
+    }
+
+    const SUMMARY: &str = r#"{"type":"summary","events":5000,"lost":0,"findings":{}}"#;
+    const FINDING: &str = r#"{"type":"finding","code":"missed-wakeup","cause":"unknown","state":"missed","lane":"host->peer","peer":{"id":2}}"#;
+
+    #[test]
+    fn a_clean_run_is_one_with_events_and_without_findings_or_losses() {
+        assert!(judge_step(&outcome("healthy", 0, &["warning", SUMMARY])).is_ok());
+        assert!(judge_step(&outcome("healthy", 137, &[SUMMARY])).is_err());
+        assert!(judge_step(&outcome("healthy", 0, &[])).is_err());
+        assert!(judge_step(&outcome("healthy", 0, &[&SUMMARY.replace("5000", "0")])).is_err());
+        assert!(
+            judge_step(&outcome(
+                "healthy",
+                0,
+                &[&SUMMARY.replace("\"lost\":0", "\"lost\":1")]
+            ))
+            .is_err()
+        );
+        assert!(
+            judge_step(&outcome(
+                "healthy",
+                0,
+                &[&SUMMARY.replace("{}", r#"{"missed-wakeup":1}"#)]
+            ))
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn a_hang_is_found_on_the_right_lane_with_the_right_cause() {
+        assert!(judge_step(&outcome("late", 3, &[FINDING])).is_ok());
+        assert!(judge_step(&outcome("late", 0, &[FINDING])).is_err());
+        assert!(judge_step(&outcome("hang", 3, &[FINDING])).is_err());
+        assert!(
+            judge_step(&outcome(
+                "late",
+                3,
+                &[&FINDING.replace("\"id\":2", "\"id\":1")]
+            ))
+            .is_err()
+        );
+        assert!(
+            judge_step(&outcome(
+                "late",
+                3,
+                &[&FINDING.replace("\"missed\"", "\"suspect\"")]
+            ))
+            .is_err()
+        );
+    }
+}
