@@ -27,11 +27,14 @@ pub(crate) fn run() -> Result<Toolchain> {
     };
     eprintln!("probes: {missing}");
     if let Err(error) = install(&missing) {
-        bail!("{error:#}\n\n{}", remedy());
+        bail!("{error:#}\n\n{}", remedy(&missing));
     }
     match Toolchain::find() {
         Ok(toolchain) => Ok(say(toolchain)),
-        Err(missing) => bail!("{missing}, although it was just installed\n\n{}", remedy()),
+        Err(missing) => bail!(
+            "{missing}, although it was just installed\n\n{}",
+            remedy(&missing)
+        ),
     }
 }
 
@@ -190,20 +193,35 @@ fn download_linker() -> Result<()> {
 }
 
 /// What a person can do where setup cannot.
-fn remedy() -> String {
-    format!(
-        "to compile the probes, install by hand\n\
-         1. a compiler with the source of core, either\n\
-         \x20    rustup toolchain install {NIGHTLY} --profile minimal --component rust-src\n\
-         \x20  or, as root on Debian 12 and later,\n\
-         \x20    apt-get install {}\n\
-         \x20    rustup toolchain link bpf /usr        (if there is a rustup)\n\
-         2. bpf-linker, either\n\
-         \x20    apt-get install llvm-22-dev libpolly-22-dev g++        (as root)\n\
-         \x20    PATH=/usr/lib/llvm-22/bin:$PATH LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version {LINKER_VERSION} \
-         --locked --no-default-features --features llvm-22\n\
-         \x20  or the binary of https://github.com/aya-rs/bpf-linker/releases/tag/v{LINKER_VERSION}, into a folder on PATH\n\
-         then run `cargo xtask setup` again; everything but the probes compiles without",
-        DEBIAN_COMPILER.join(" "),
-    )
+fn remedy(missing: &Missing) -> String {
+    let mut lines = vec!["to compile the probes, install".to_owned()];
+    if missing.compiler.is_some() {
+        lines.extend([
+            "* a compiler with the source of core, either".to_owned(),
+            format!(
+                "      rustup toolchain install {NIGHTLY} --profile minimal --component rust-src"
+            ),
+            "  or, as root on Debian 12 and later,".to_owned(),
+            format!("      apt-get install {}", DEBIAN_COMPILER.join(" ")),
+            "      rustup toolchain link bpf /usr        (if there is a rustup)".to_owned(),
+        ]);
+    }
+    if missing.linker {
+        let release =
+            format!("https://github.com/aya-rs/bpf-linker/releases/tag/v{LINKER_VERSION}");
+        lines.extend([
+            "* bpf-linker, with an LLVM at least as new as the compiler's, either, as root,".to_owned(),
+            "      apt-get install llvm-22-dev libpolly-22-dev g++".to_owned(),
+            "  and then".to_owned(),
+            format!(
+                "      PATH=/usr/lib/llvm-22/bin:$PATH LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker \
+                 --version {LINKER_VERSION} --locked --no-default-features --features llvm-22"
+            ),
+            format!("  or the binary of {release}, into a folder on PATH"),
+        ]);
+    }
+    lines.push(
+        "then run `cargo xtask setup` again; everything but the probes compiles without".to_owned(),
+    );
+    lines.join("\n")
 }

@@ -83,7 +83,7 @@ impl Compiler {
     /// `rustc --version`, if the compiler is there and has the source of `core`; else what is wrong.
     fn check(&self) -> Result<String, String> {
         let version = first_line(self.command("rustc").arg("--version"))
-            .ok_or_else(|| format!("{self}: no such toolchain"))?;
+            .ok_or_else(|| format!("{self}: not installed"))?;
         let minor = version
             .split('.')
             .nth(1)
