@@ -9,7 +9,7 @@ mod record;
 pub mod syscalls;
 
 pub use maps::{
-    Counter, Counters, Doorbell, HubMapping, KernelOffsets, MAX_DOORBELLS, MAX_HUBS_PER_PROCESS,
+    Counter, Counters, Doorbell, FdKey, HubMapping, KernelOffsets, KnownFd, MAX_KNOWN_FDS, MAX_DOORBELLS, MAX_HUBS_PER_PROCESS,
     MAX_PROCESSES, MAX_RINGS, PROC_PARTICIPANT, Process, SIDE_HOST, SIDE_IGNORED, SIDE_PLUGIN,
 };
 pub use record::{FLAG_PROCESS, FLAG_RINGS, Kind, NO_PEER, Record};

@@ -6,6 +6,8 @@ pub const MAX_PROCESSES: u32 = 16_384;
 pub const MAX_DOORBELLS: u32 = 2_048;
 /// Ring buffers; CPU n writes to number n modulo this.
 pub const MAX_RINGS: usize = 8;
+/// Fds that the probes remember at once; the least used are forgotten first.
+pub const MAX_KNOWN_FDS: u32 = 16_384;
 /// Hubs that one process can map and still have its ring indexes read by the probes.
 pub const MAX_HUBS_PER_PROCESS: usize = 4;
 
@@ -41,6 +43,9 @@ pub struct Process {
     pub flags: u32,
     /// Slot of the doorbell it used last plus one, 0 = none yet. Written by the probes.
     pub last_doorbell: u32,
+    /// Time at which this image of the process began (fork, exec or entry into the table), ns. What was remembered
+    /// of its fds before is void.
+    pub image: u64,
     /// Hubs that it maps.
     pub hubs: [HubMapping; MAX_HUBS_PER_PROCESS],
 }
@@ -59,6 +64,31 @@ pub struct Doorbell {
     pub to_peer: u64,
     /// Offset of the ring peer -> host in the hub file, bytes.
     pub to_host: u64,
+}
+
+/// An fd of a process; key of what the probes remember of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FdKey {
+    /// Process id.
+    pub pid: u32,
+    /// File descriptor.
+    pub fd: u32,
+}
+
+/// What the probes remember of an fd, so that they need not follow seven pointers for each call. Voided by close, dup
+/// and exec, and by each [`Process::image`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct KnownFd {
+    /// [`Process::image`] at that time.
+    pub image: u64,
+    /// The socket's inode; 0 if it is no socket that matters.
+    pub inode: u64,
+    /// Its slot among the doorbells; without meaning if `inode` is 0.
+    pub slot: u32,
+    /// Epoch of the sockets' table at that time: a socket that did not matter then may matter now.
+    pub epoch: u32,
 }
 
 /// Offsets of kernel structure fields on the running kernel, from its BTF, in bytes.
@@ -128,7 +158,8 @@ pub struct Counters(pub [u64; Counter::COUNT]);
 
 const _: () = {
     assert!(size_of::<HubMapping>() == 24);
-    assert!(size_of::<Process>() == 8 + 24 * MAX_HUBS_PER_PROCESS);
+    assert!(size_of::<Process>() == 16 + 24 * MAX_HUBS_PER_PROCESS);
+    assert!(size_of::<KnownFd>() == 24);
     assert!(size_of::<Doorbell>() == 24);
     assert!(size_of::<KernelOffsets>() == 40);
     assert!(Counter::ProcessesFull as usize + 1 == Counter::COUNT);

@@ -5,9 +5,11 @@
 pub mod x86_64 {
     pub const READ: u16 = 0;
     pub const WRITE: u16 = 1;
+    pub const CLOSE: u16 = 3;
     pub const POLL: u16 = 7;
     pub const MMAP: u16 = 9;
     pub const SELECT: u16 = 23;
+    pub const DUP2: u16 = 33;
     pub const SENDTO: u16 = 44;
     pub const RECVFROM: u16 = 45;
     pub const SENDMSG: u16 = 46;
@@ -17,13 +19,19 @@ pub mod x86_64 {
     pub const PSELECT6: u16 = 270;
     pub const PPOLL: u16 = 271;
     pub const EPOLL_PWAIT: u16 = 281;
+    pub const DUP3: u16 = 292;
     pub const RECVMMSG: u16 = 299;
     pub const SENDMMSG: u16 = 307;
+    pub const CLOSE_RANGE: u16 = 436;
     pub const EPOLL_PWAIT2: u16 = 441;
 }
 
 /// aarch64; a call that does not exist there has a number that no call has.
 pub mod aarch64 {
+    pub const DUP3: u16 = 24;
+    pub const DUP2: u16 = 0xfff3;
+    pub const CLOSE: u16 = 57;
+    pub const CLOSE_RANGE: u16 = 436;
     pub const READ: u16 = 63;
     pub const WRITE: u16 = 64;
     pub const POLL: u16 = 0xfff0;

@@ -5,12 +5,13 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext
 use shmtrace_common::syscalls::aarch64 as nr;
 #[cfg(not(bpf_target_arch = "aarch64"))]
 use shmtrace_common::syscalls::x86_64 as nr;
-use shmtrace_common::{Counter, Doorbell, Kind, PROC_PARTICIPANT, Process, SIDE_IGNORED};
+use shmtrace_common::{Counter, Kind, PROC_PARTICIPANT, Process};
 
 use crate::{
     emit::{self, Fact},
+    fds::{self, Fd},
     kernel::{self, Args, NO_SYSCALL},
-    maps::{DOORBELLS, PROCESSES, SOCKETS, Tally},
+    maps::{PROCESSES, Tally},
 };
 
 const EBADF: i32 = 9;
@@ -38,6 +39,7 @@ enum Interest {
     Wait,
     Futex,
     Map,
+    Close,
 }
 
 /// Decided by the number alone and before anything else, so that bystanders pay for a few comparisons only.
@@ -55,6 +57,7 @@ fn interest(number: u16) -> Option<Interest> {
         | nr::PSELECT6 => Some(Interest::Wait),
         nr::FUTEX => Some(Interest::Futex),
         nr::MMAP => Some(Interest::Map),
+        nr::CLOSE | nr::DUP2 | nr::DUP3 | nr::CLOSE_RANGE => Some(Interest::Close),
         _ => None,
     }
 }
@@ -97,36 +100,43 @@ pub fn sys_exit(ctx: &BtfTracePointContext) {
         arg: args.first,
         fd: -1,
     };
-    if interest == Interest::Map {
-        return emit::plain(
-            tally,
-            &Fact {
-                kind: Kind::Map,
-                arg: result as u64,
-                ..base
-            },
-        );
+    match interest {
+        Interest::Map => {
+            return emit::plain(
+                tally,
+                &Fact {
+                    kind: Kind::Map,
+                    arg: result as u64,
+                    ..base
+                },
+            );
+        }
+        Interest::Close => return close(pid, &base, &args, process),
+        _ => {}
     }
     tally.count(Counter::Calls);
     match interest {
-        Interest::Send => send(tally, base, process),
-        Interest::Receive => receive(tally, base, &args, process),
+        Interest::Send => send(tally, pid, base, process),
+        Interest::Receive => receive(tally, pid, base, &args, process),
         Interest::Wait => wait(tally, base, &args, process),
         Interest::Futex => futex(tally, base, &args, process),
-        Interest::Map => {}
+        Interest::Map | Interest::Close => {}
     }
 }
 
-/// The doorbell behind an fd of the current process, with the socket's inode.
+/// An fd may be something else from now on.
 #[inline(always)]
-fn doorbell(inode: u64) -> Option<(u32, &'static Doorbell)> {
-    // SAFETY: the value is one word.
-    let slot = *unsafe { SOCKETS.get(&inode) }?;
-    Some((slot, DOORBELLS.get(slot)?))
+fn close(pid: u32, base: &Fact, args: &Args, process: &mut Process) {
+    match base.syscall {
+        nr::CLOSE => fds::forget(pid, args.first),
+        nr::DUP2 | nr::DUP3 => fds::forget(pid, args.second),
+        // A range: everything remembered of this process is void.
+        _ => process.image += 1,
+    }
 }
 
 #[inline(always)]
-fn send(tally: Tally, base: Fact, process: &mut Process) {
+fn send(tally: Tally, pid: u32, base: Fact, process: &mut Process) {
     let fd = base.arg as i32;
     let fact = Fact {
         kind: Kind::Ring,
@@ -134,67 +144,53 @@ fn send(tally: Tally, base: Fact, process: &mut Process) {
         ..base
     };
     let participant = process.flags & PROC_PARTICIPANT != 0;
-    let Some(inode) = kernel::fd_inode(fd) else {
-        // A doorbell whose fd was closed or taken by something else: the signal is lost, and the daemon remembers
-        // what the fd was.
-        if participant && (base.result == -EBADF || base.result == -ENOTSOCK) {
-            return emit::call(tally, &Fact { arg: 0, ..fact }, process, None);
-        }
-        return tally.count(Counter::FilteredForeign);
-    };
-    let fact = Fact { arg: inode, ..fact };
-    match doorbell(inode) {
-        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => {
-            tally.count(Counter::FilteredForeign)
-        }
-        Some((slot, doorbell)) => {
+    match fds::look_up(pid, process, fd) {
+        Fd::Doorbell(inode, slot, doorbell) => {
             process.last_doorbell = slot + 1;
-            emit::call(tally, &fact, process, Some(doorbell));
+            emit::call(tally, &Fact { arg: inode, ..fact }, process, Some(doorbell));
         }
         // One byte on a socket nobody knows, in a process with a hub: perhaps a doorbell made a moment ago.
-        None if participant
-            && (base.result == 1 || base.result == -ENOTSOCK)
-            && base.syscall != nr::WRITE =>
-        {
-            emit::call(tally, &fact, process, None);
+        Fd::Unknown(inode) if participant && base.result == 1 && base.syscall != nr::WRITE => {
+            emit::call(tally, &Fact { arg: inode, ..fact }, process, None);
         }
-        None => tally.count(Counter::FilteredForeign),
+        // A doorbell whose fd was closed or taken by something else: the signal is lost, and the daemon remembers
+        // what the fd was.
+        Fd::Closed | Fd::Unknown(_) | Fd::Foreign
+            if participant && (base.result == -EBADF || base.result == -ENOTSOCK) =>
+        {
+            emit::call(tally, &Fact { arg: 0, ..fact }, process, None);
+        }
+        Fd::Closed | Fd::Unknown(_) | Fd::Foreign => tally.count(Counter::FilteredForeign),
     }
 }
 
 #[inline(always)]
-fn receive(tally: Tally, base: Fact, args: &Args, process: &mut Process) {
+fn receive(tally: Tally, pid: u32, base: Fact, args: &Args, process: &mut Process) {
     if base.result == -EAGAIN {
         return tally.count(Counter::FilteredEmpty);
     }
     let fd = base.arg as i32;
-    let Some(inode) = kernel::fd_inode(fd) else {
-        return tally.count(Counter::FilteredForeign);
-    };
     let fact = Fact {
         kind: Kind::Take,
-        arg: inode,
         fd,
         ..base
     };
     let peeked = base.syscall == nr::RECVFROM && args.fourth & MSG_PEEK != 0
         || base.syscall == nr::RECVMSG && args.third & MSG_PEEK != 0;
-    match doorbell(inode) {
-        Some((_, doorbell)) if doorbell.side == SIDE_IGNORED => {
-            tally.count(Counter::FilteredForeign)
-        }
-        Some(_) if peeked => tally.count(Counter::FilteredEmpty),
-        Some((slot, doorbell)) => {
+    match fds::look_up(pid, process, fd) {
+        Fd::Doorbell(..) if peeked => tally.count(Counter::FilteredEmpty),
+        Fd::Doorbell(inode, slot, doorbell) => {
             process.last_doorbell = slot + 1;
-            emit::call(tally, &fact, process, Some(doorbell));
+            emit::call(tally, &Fact { arg: inode, ..fact }, process, Some(doorbell));
         }
-        None if process.flags & PROC_PARTICIPANT != 0
-            && base.result == 1
-            && base.syscall != nr::READ =>
+        Fd::Unknown(inode)
+            if process.flags & PROC_PARTICIPANT != 0
+                && base.result == 1
+                && base.syscall != nr::READ =>
         {
-            emit::call(tally, &fact, process, None);
+            emit::call(tally, &Fact { arg: inode, ..fact }, process, None);
         }
-        None => tally.count(Counter::FilteredForeign),
+        Fd::Closed | Fd::Unknown(_) | Fd::Foreign => tally.count(Counter::FilteredForeign),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod calls;
 mod emit;
+mod fds;
 mod kernel;
 mod maps;
 mod tree;

@@ -3,10 +3,11 @@
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use shmtrace_common::{
-    Counter, Counters, Doorbell, KernelOffsets, MAX_DOORBELLS, MAX_PROCESSES, Process,
+    Counter, Counters, Doorbell, FdKey, KernelOffsets, KnownFd, MAX_DOORBELLS, MAX_KNOWN_FDS,
+    MAX_PROCESSES, Process,
 };
 
 /// Set to 1 by a loader that speaks version 1 of the ABI; probes that lack the name are refused by it, and probes
@@ -44,6 +45,14 @@ pub static SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_DOORBELLS,
 /// What the daemon knows of each socket.
 #[map]
 pub static DOORBELLS: Array<Doorbell> = Array::with_max_entries(MAX_DOORBELLS, 0);
+
+/// What fds of traced processes were when they were last used.
+#[map]
+pub static FDS: LruHashMap<FdKey, KnownFd> = LruHashMap::with_max_entries(MAX_KNOWN_FDS, 0);
+
+/// One value: grows each time the daemon describes a socket.
+#[map]
+pub static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);

@@ -4,7 +4,9 @@
 //! fast they come. What existed before is entered by the daemon.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext,
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    programs::BtfTracePointContext,
 };
 use aya_log_ebpf::warn;
 use shmtrace_common::{Counter, FLAG_PROCESS, HubMapping, Kind, MAX_HUBS_PER_PROCESS};
@@ -30,7 +32,9 @@ pub fn fork(ctx: &BtfTracePointContext) {
     if child == parent || child == 0 {
         return;
     }
-    let copy = *process;
+    let mut copy = *process;
+    // SAFETY: a helper without arguments.
+    copy.image = unsafe { bpf_ktime_get_ns() };
     if PROCESSES
         .insert(&child, &copy, u64::from(BPF_NOEXIST))
         .is_err()
@@ -62,6 +66,7 @@ pub fn exec() {
                 len: 0,
             }; MAX_HUBS_PER_PROCESS];
             (*process).last_doorbell = 0;
+            (*process).image = bpf_ktime_get_ns();
         }
         if let Some(tally) = Tally::this_cpu() {
             emit::plain(tally, &fact(Kind::Exec, 0, 0));

@@ -63,6 +63,8 @@ pub struct Probes {
     processes: HashMap<MapData, u32, Process>,
     sockets: HashMap<MapData, u64, u32>,
     doorbells: Array<MapData, Doorbell>,
+    epoch: Array<MapData, u32>,
+    epochs: u32,
     counters: PerCpuArray<MapData, Counters>,
     rings: Vec<RingBuf<MapData>>,
     wakeups: OwnedFd,
@@ -130,6 +132,8 @@ impl Probes {
             processes: take(&mut ebpf, "PROCESSES")?,
             sockets: take(&mut ebpf, "SOCKETS")?,
             doorbells: take(&mut ebpf, "DOORBELLS")?,
+            epoch: take(&mut ebpf, "EPOCH")?,
+            epochs: 0,
             counters: take(&mut ebpf, "COUNTERS")?,
             rings,
             wakeups,
@@ -190,7 +194,10 @@ impl Probes {
     ) -> Result<(), MapError> {
         debug_assert!(slot < MAX_DOORBELLS);
         self.doorbells.set(slot, doorbell, 0)?;
-        self.sockets.insert(inode, slot, 0)
+        self.sockets.insert(inode, slot, 0)?;
+        // Last, so that no fd is remembered as foreign with the new epoch.
+        self.epochs = self.epochs.wrapping_add(1);
+        self.epoch.set(0, self.epochs, 0)
     }
 
     /// Takes a socket out of the table.

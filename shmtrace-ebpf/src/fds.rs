@@ -1,0 +1,78 @@
+//! Which socket an fd is.
+//!
+//! Following the kernel's pointers from a task to a socket's inode takes seven probe reads, more than all the rest of a
+//! record. So the answer is remembered for each fd of each process, until something could have changed it: close, dup2,
+//! dup3, `close_range`, exec, or the daemon describing another socket.
+
+use shmtrace_common::{Doorbell, FdKey, KnownFd, Process, SIDE_IGNORED};
+
+use crate::{
+    kernel,
+    maps::{DOORBELLS, EPOCH, FDS, SOCKETS},
+};
+
+/// What an fd turned out to be.
+pub enum Fd {
+    /// One end of a doorbell: socket inode, slot, and what is known of it.
+    Doorbell(u64, u32, &'static Doorbell),
+    /// A file or socket about which the daemon knows nothing (yet).
+    Unknown(u64),
+    /// Known not to matter.
+    Foreign,
+    /// No open file.
+    Closed,
+}
+
+/// Looks an fd of the current process up.
+#[inline(always)]
+pub fn look_up(pid: u32, process: &Process, fd: i32) -> Fd {
+    let key = FdKey { pid, fd: fd as u32 };
+    let epoch = EPOCH.get(0).copied().unwrap_or(0);
+    // SAFETY: plain old data, written whole; a torn copy would need a close and reuse of the fd on another CPU during
+    // this call, and the call itself would be torn then.
+    if let Some(known) = unsafe { FDS.get(&key) }
+        && known.image == process.image
+        && (known.inode != 0 || known.epoch == epoch)
+    {
+        if known.inode == 0 {
+            return Fd::Foreign;
+        }
+        return doorbell(known.inode, known.slot);
+    }
+    let Some(inode) = kernel::fd_inode(fd) else {
+        return Fd::Closed;
+    };
+    // SAFETY: the value is one word.
+    let Some(slot) = (unsafe { SOCKETS.get(&inode) }).copied() else {
+        remember(&key, process, 0, 0, epoch);
+        return Fd::Unknown(inode);
+    };
+    remember(&key, process, inode, slot, epoch);
+    doorbell(inode, slot)
+}
+
+/// Forgets what an fd was.
+#[inline(always)]
+pub fn forget(pid: u32, fd: u64) {
+    let _was_not_known = FDS.remove(&FdKey { pid, fd: fd as u32 });
+}
+
+#[inline(always)]
+fn doorbell(inode: u64, slot: u32) -> Fd {
+    match DOORBELLS.get(slot) {
+        Some(doorbell) if doorbell.side != SIDE_IGNORED => Fd::Doorbell(inode, slot, doorbell),
+        _ => Fd::Foreign,
+    }
+}
+
+#[inline(always)]
+fn remember(key: &FdKey, process: &Process, inode: u64, slot: u32, epoch: u32) {
+    let known = KnownFd {
+        image: process.image,
+        inode,
+        slot,
+        epoch,
+    };
+    // If it cannot be remembered it is looked up again.
+    let _full = FDS.insert(key, &known, 0);
+}
