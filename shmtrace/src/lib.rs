@@ -5,8 +5,10 @@
 
 pub mod cli;
 pub mod commands;
+pub mod discover;
 pub mod exit;
 pub mod hub;
+pub mod observe;
 pub mod probes;
 pub mod process;
 pub mod sock;

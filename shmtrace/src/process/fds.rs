@@ -9,6 +9,8 @@ use super::{Process, read_into};
 
 /// File descriptors of one process that are looked at; a process with more has its highest ones left out.
 pub const MAX_FDS: usize = 65_536;
+/// Epoll instances of one process that are looked into.
+const MAX_POLLS: usize = 256;
 
 /// A socket that a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +19,15 @@ pub struct HeldSocket {
     pub inode: SocketInode,
     /// A file descriptor of it in the process.
     pub fd: u32,
+}
+
+/// The sockets of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// Every socket among its fds, by inode and fd.
+    pub held: Vec<HeldSocket>,
+    /// Those that one of its epoll instances watches.
+    pub watched: Vec<SocketInode>,
 }
 
 /// One file that an epoll instance watches, a `tfd:` line of `/proc/PID/fdinfo/FD`.
@@ -33,10 +44,11 @@ pub struct EpollEntry {
 }
 
 impl Process {
-    /// Every socket among its fds, by inode and fd.
-    pub fn sockets(&self) -> io::Result<Vec<HeldSocket>> {
+    /// The sockets among its fds, and which of them it watches.
+    pub fn sockets(&self, buffer: &mut Vec<u8>) -> io::Result<Sockets> {
         let fds = self.open_at("fd", OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut sockets = Vec::new();
+        let mut held = Vec::new();
+        let mut polls = Vec::new();
         let mut link = Vec::with_capacity(64);
         for entry in Dir::read_from(&fds)?.take(MAX_FDS) {
             let entry = entry?;
@@ -54,12 +66,27 @@ impl Process {
                 continue;
             };
             if let Some(inode) = socket_inode(target.to_bytes()) {
-                sockets.push(HeldSocket { inode, fd });
+                held.push(HeldSocket { inode, fd });
+            } else if target.to_bytes() == b"anon_inode:[eventpoll]" {
+                polls.push(fd);
             }
             link = target.into_bytes();
         }
-        sockets.sort_unstable();
-        Ok(sockets)
+        held.sort_unstable();
+        let mut watched = Vec::new();
+        for fd in polls.into_iter().take(MAX_POLLS) {
+            let entries = self
+                .epoll_entries(Tid(self.id().pid), fd, buffer)
+                .unwrap_or_default();
+            watched.extend(entries.iter().map(|entry| SocketInode(entry.inode)));
+        }
+        watched.retain(|inode| {
+            held.binary_search_by_key(inode, |socket| socket.inode)
+                .is_ok()
+        });
+        watched.sort_unstable();
+        watched.dedup();
+        Ok(Sockets { held, watched })
     }
 
     /// The socket behind one fd of one thread.
@@ -151,13 +178,11 @@ mod tests {
             .cast_unsigned());
         let fd = left.as_raw_fd().cast_unsigned();
         let inode = process.socket_of(tid, fd).unwrap();
-        let sockets = process.sockets().unwrap();
-        assert!(sockets.contains(&HeldSocket { inode, fd }));
-        assert!(
-            sockets
-                .iter()
-                .any(|socket| socket.fd == right.as_raw_fd().cast_unsigned())
-        );
+        let Sockets { held, watched } = process.sockets(&mut Vec::new()).unwrap();
+        assert!(held.contains(&HeldSocket { inode, fd }));
+        assert!(watched.contains(&inode));
+        let right = right.as_raw_fd().cast_unsigned();
+        assert!(held.iter().any(|socket| socket.fd == right));
 
         let entries = process
             .epoll_entries(tid, poll.as_raw_fd().cast_unsigned(), &mut Vec::new())

@@ -23,7 +23,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 use shmtrace_engine::ProcId;
 
-pub use fds::{EpollEntry, HeldSocket, MAX_FDS};
+pub use fds::{EpollEntry, HeldSocket, MAX_FDS, Sockets};
 pub use maps::{FileKey, MapEntry, parse_maps};
 pub use stat::{Stat, parse_stat};
 pub use threads::{MAX_THREADS, parse_syscall};

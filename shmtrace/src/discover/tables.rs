@@ -1,0 +1,203 @@
+//! What the engine and the probes are told: differences between what is known and what they know.
+
+use std::collections::BTreeMap;
+
+use shmtrace_common::MAX_DOORBELLS;
+use shmtrace_engine::{Direction, SocketInode, input::PeerBinding};
+
+use super::{
+    Hub, Mapping, ProbeUpdate, Side,
+    bind::Settled,
+    member::Member,
+    pairs::{Kind, Pairs},
+};
+
+/// What the probes' tables say by now.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    processes: BTreeMap<u32, (u64, Vec<Mapping>)>,
+    sockets: BTreeMap<SocketInode, ProbeUpdate>,
+}
+
+impl Tables {
+    /// Adds the updates that make the probes' tables say what is known. True if the socket table is full.
+    pub(crate) fn update(
+        &mut self,
+        hubs: &[Hub],
+        members: &BTreeMap<u32, Member>,
+        pairs: &Pairs,
+        updates: &mut Vec<ProbeUpdate>,
+    ) -> bool {
+        self.update_processes(hubs, members, updates);
+        let (wanted, full) = wanted_sockets(hubs, members, pairs);
+        // Forget first: the table may be full.
+        for socket in self
+            .sockets
+            .keys()
+            .filter(|socket| !wanted.contains_key(socket))
+        {
+            updates.push(ProbeUpdate::Forget { socket: *socket });
+        }
+        for (socket, update) in &wanted {
+            if self.sockets.get(socket) != Some(update) {
+                updates.push(update.clone());
+            }
+        }
+        self.sockets = wanted;
+        full
+    }
+
+    fn update_processes(
+        &mut self,
+        hubs: &[Hub],
+        members: &BTreeMap<u32, Member>,
+        updates: &mut Vec<ProbeUpdate>,
+    ) {
+        let mut known = BTreeMap::new();
+        for member in members.values() {
+            let mappings = mappings_of(member, hubs);
+            let participant = hubs
+                .iter()
+                .any(|hub| hub.participants.contains(&member.id.pid));
+            // The start time tells a reused pid, whose entry in the probes' table is a new one.
+            let before = self
+                .processes
+                .get(&member.id.pid)
+                .filter(|(start, _)| *start == member.id.start);
+            let told = before.map_or(&[][..], |(_, mappings)| mappings);
+            if participant && before.is_none() || told != mappings {
+                let update = ProbeUpdate::Process {
+                    pid: member.id.pid,
+                    participant,
+                    mappings: mappings.clone(),
+                };
+                updates.push(update);
+            }
+            if participant || !mappings.is_empty() {
+                known.insert(member.id.pid, (member.id.start, mappings));
+            }
+        }
+        self.processes = known;
+    }
+}
+
+/// Where a process maps hubs from the file's begin, adjacent pieces joined.
+fn mappings_of(member: &Member, hubs: &[Hub]) -> Vec<Mapping> {
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for hub in hubs {
+        let mut found: Option<Mapping> = None;
+        for entry in member
+            .mappings
+            .iter()
+            .filter(|entry| entry.file == hub.file)
+        {
+            match &mut found {
+                None if entry.offset == 0 => {
+                    found = Some(Mapping {
+                        hub: hub.id,
+                        base: entry.start,
+                        len: entry.len(),
+                    });
+                }
+                Some(mapping)
+                    if mapping.base + mapping.len == entry.start && mapping.len == entry.offset =>
+                {
+                    mapping.len += entry.len();
+                }
+                _ => {}
+            }
+        }
+        mappings.extend(found);
+    }
+    mappings
+}
+
+/// What the probes should know of sockets: doorbells first, then what is certainly none.
+fn wanted_sockets(
+    hubs: &[Hub],
+    members: &BTreeMap<u32, Member>,
+    pairs: &Pairs,
+) -> (BTreeMap<SocketInode, ProbeUpdate>, bool) {
+    let limit = MAX_DOORBELLS as usize;
+    let mut wanted = BTreeMap::new();
+    for hub in hubs {
+        for binding in &hub.told {
+            for (end, side) in [
+                (binding.host_end, Side::Host),
+                (binding.plugin_end, Side::Plugin),
+            ] {
+                let (Some(socket), Some(to_peer), Some(to_host)) = (
+                    end,
+                    hub.reader.ring_offset(binding.peer, Direction::ToPeer),
+                    hub.reader.ring_offset(binding.peer, Direction::ToHost),
+                ) else {
+                    continue;
+                };
+                let peer = binding.peer;
+                wanted.insert(
+                    socket,
+                    ProbeUpdate::Doorbell {
+                        socket,
+                        hub: hub.id,
+                        peer,
+                        side,
+                        to_peer,
+                        to_host,
+                    },
+                );
+            }
+        }
+    }
+    let mut full = wanted.len() > limit;
+    for held in members.values().flat_map(|member| &member.sockets.held) {
+        if pairs.kind(held.inode) == Kind::Foreign && !wanted.contains_key(&held.inode) {
+            // Half of the table is for doorbells.
+            if wanted.len() >= limit / 2 {
+                full = true;
+                break;
+            }
+            wanted.insert(held.inode, ProbeUpdate::Ignore { socket: held.inode });
+        }
+    }
+    (wanted, full)
+}
+
+/// The engine's view of a hub's peers.
+pub(crate) fn peer_bindings(
+    hub: &Hub,
+    settled: &Settled,
+    members: &BTreeMap<u32, Member>,
+) -> Vec<PeerBinding> {
+    hub.entries
+        .iter()
+        .filter_map(|entry| {
+            let binding = settled.bindings.get(&entry.id)?;
+            let name = binding.plugin.and_then(|plugin| {
+                let member = members
+                    .get(&plugin.pid)
+                    .filter(|member| member.id == plugin);
+                let before = || {
+                    hub.binding(entry.id)
+                        .filter(|told| told.plugin == Some(plugin))
+                };
+                member
+                    .map(|member| member.name.clone())
+                    .or_else(|| Some(before()?.name.clone()))
+            });
+            Some(PeerBinding {
+                hub: hub.id,
+                peer: entry.id,
+                name: name.unwrap_or_else(|| format!("peer {}", entry.id.0)),
+                plugin: binding.plugin,
+                host: settled.host,
+                host_end: binding.host_end,
+                plugin_end: binding.plugin_end,
+                flags: entry.flags,
+                certain: binding.plugin.is_some()
+                    && settled.host.is_some()
+                    && binding.host_end.is_some()
+                    && binding.plugin_end.is_some(),
+            })
+        })
+        .collect()
+}
