@@ -4,9 +4,18 @@
 //! file, no process and no logging in here, so every verdict can be replayed and tested.
 #![forbid(unsafe_code)]
 
+mod cause;
+mod config;
+mod engine;
+mod explain;
 mod finding;
+mod history;
 mod ids;
 pub mod input;
+mod lane;
+mod stuck;
 
+pub use config::{Config, Summary};
+pub use engine::Engine;
 pub use finding::{Cause, Code, Finding, Output, Request, State};
 pub use ids::{Direction, HubId, LaneId, Mono, PeerId, ProcId, SocketInode, Tid};

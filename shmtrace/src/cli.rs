@@ -3,7 +3,10 @@
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{commands, exit::Exit};
+use crate::{
+    commands,
+    exit::{Exit, Refusal},
+};
 
 /// Finds lost wakeups of shared-memory hubs live, with proof.
 ///
@@ -25,7 +28,7 @@ pub struct Cli {
     command: Option<Command>,
 
     #[command(flatten)]
-    watch: Option<commands::watch::Watch>,
+    watch: commands::watch::Watch,
 }
 
 #[derive(Debug, Subcommand)]
@@ -42,7 +45,6 @@ pub struct PidTree {
         long = "pid-tree",
         value_name = "PID",
         num_args = 1..,
-        required = true,
         env = "SHMTRACE_PID_TREE",
         value_delimiter = ',',
         value_parser = parse_pids
@@ -55,15 +57,20 @@ pub struct PidTree {
 struct Pids(Vec<u32>);
 
 impl PidTree {
-    /// The roots, each once, in the order given.
-    pub fn pids(&self) -> Vec<u32> {
+    /// The roots, each once, in the order given; no root at all is wrong usage.
+    pub fn roots(&self) -> Result<Vec<u32>, Refusal> {
         let mut pids = Vec::new();
         for pid in self.lists.iter().flat_map(|list| &list.0) {
             if !pids.contains(pid) {
                 pids.push(*pid);
             }
         }
-        pids
+        if pids.is_empty() {
+            return Err(Refusal::usage(
+                "no process given: try `shmtrace --pid-tree PID...`, or `shmtrace --help`",
+            ));
+        }
+        Ok(pids)
     }
 }
 
@@ -91,12 +98,9 @@ impl Cli {
 
     /// Runs what was asked for.
     pub fn run(self) -> anyhow::Result<Exit> {
-        match (self.command, self.watch) {
-            (Some(Command::Watch(watch)), _) | (None, Some(watch)) => watch.run(),
-            (None, None) => Err(crate::exit::Refusal::usage(
-                "no process given: try `shmtrace --pid-tree PID`, or `shmtrace --help`",
-            )
-            .into()),
+        match self.command {
+            Some(Command::Watch(watch)) => watch.run(),
+            None => self.watch.run(),
         }
     }
 }

@@ -11,4 +11,6 @@ pub mod hub;
 pub mod observe;
 pub mod probes;
 pub mod process;
+pub mod report;
+pub mod session;
 pub mod sock;

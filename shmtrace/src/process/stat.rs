@@ -9,6 +9,10 @@ pub struct Stat {
     pub state: char,
     /// Parent's pid.
     pub parent: u32,
+    /// Its process group.
+    pub group: u32,
+    /// Its session.
+    pub session: u32,
     /// Start time in clock ticks since boot.
     pub start: u64,
 }
@@ -29,12 +33,16 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    // `start` is field 22; the parent was field 4.
-    let start = fields.nth(17)?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    // `start` is field 22; the session was field 6.
+    let start = fields.nth(15)?.parse().ok()?;
     Some(Stat {
         comm,
         state,
         parent,
+        group,
+        session,
         start,
     })
 }
@@ -57,6 +65,7 @@ mod tests {
         let stat = parse_stat(line).unwrap();
         assert_eq!(stat.comm, "a) S 1 (b");
         assert_eq!((stat.state, stat.parent, stat.start), ('R', 5, 4711));
+        assert_eq!((stat.group, stat.session), (17, 17));
     }
 
     #[test]

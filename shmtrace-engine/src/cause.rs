@@ -1,0 +1,103 @@
+//! Why a wakeup was missed: read off the lane's history, or `unknown`.
+//!
+//! Never guessed: where two causes would explain what is seen, or something is missing, the answer is `unknown`.
+
+use crate::{
+    finding::Cause,
+    history::{History, Ring, Take},
+    ids::{Mono, ProcId, Tid},
+    input::Indexes,
+};
+
+/// Times of two CPUs may be inverted by this much: a token can be taken before the send that queued it returns, and
+/// a record's time is taken at the return. Measured: up to 0.3 ms on bare kernels, 16 ms where a virtual CPU is taken away.
+const SKEW: u64 = 20_000_000;
+
+/// A cause, and who acted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) cause: Cause,
+    pub(crate) culprit: Option<(ProcId, Tid)>,
+}
+
+/// What the cause is judged by.
+pub(crate) struct Case<'a> {
+    /// The lane's history.
+    pub(crate) history: &'a History,
+    /// The stuck ring.
+    pub(crate) ring: Indexes,
+    /// The consumer's process.
+    pub(crate) consumer: Option<ProcId>,
+    /// Rings on other lanes of the same producer that announced nothing: who, when, on which lane.
+    pub(crate) strays: &'a [Ring],
+    /// The consumer's process may take tokens in ways that leave no record.
+    pub(crate) blind: bool,
+}
+
+/// The cause of a stuck state.
+pub(crate) fn judge(case: &Case<'_>) -> Verdict {
+    let history = case.history;
+    if !history.covers(case.ring.tail) || history.rings.iter().any(|ring| ring.head.is_none()) {
+        return unknown();
+    }
+    let covering = history.rings.iter().rev().find(|ring| ring.head.is_some_and(|head| head >= case.ring.head));
+    match covering {
+        Some(ring) if ring.signalled() => signalled(case, ring),
+        Some(ring) => Verdict { cause: Cause::RingFailed, culprit: Some((ring.proc, ring.tid)) },
+        None => unannounced(case),
+    }
+}
+
+/// A signal was given for what lies in the ring, and no token is left: who took it?
+fn signalled(case: &Case<'_>, ring: &Ring) -> Verdict {
+    // An earlier signal may still have been queued, so any take after the first signal for these entries counts.
+    let since = case
+        .history
+        .rings
+        .iter()
+        .find(|ring| ring.signalled() && ring.head.is_some_and(|head| head > case.ring.tail))
+        .map_or(ring.at, |first| first.at);
+    let takes: Vec<&Take> = case.history.takes.iter().filter(|take| take.at.plus(SKEW) >= since).collect();
+    let last_of = |own: bool| {
+        takes.iter().rev().find(|take| case.consumer.is_none_or(|consumer| (take.proc == consumer) == own)).copied()
+    };
+    // The token of the last signal is the one that is missing: whoever took last took it.
+    match (last_of(true), last_of(false)) {
+        (_, Some(thief)) if case.consumer.is_some() && !taken_later(last_of(true), thief) => {
+            Verdict { cause: Cause::Stolen, culprit: Some((thief.proc, thief.tid)) }
+        }
+        (Some(own), _) if own.at.plus(SKEW) >= ring.at => {
+            Verdict { cause: Cause::ConsumedThenSlept, culprit: Some((own.proc, own.tid)) }
+        }
+        // Queued, gone, and nobody in the tree took it.
+        (None, None) if ring.result > 0 && !case.blind => Verdict { cause: Cause::Stolen, culprit: None },
+        _ => unknown(),
+    }
+}
+
+fn taken_later(own: Option<&Take>, thief: &Take) -> bool {
+    own.is_some_and(|own| own.at > thief.at)
+}
+
+/// No signal covers the head: the producer did not ring after it published.
+fn unannounced(case: &Case<'_>) -> Verdict {
+    let published_after = case.history.before_publish.map_or(Mono(0), |seen| seen.at);
+    // A signal on another peer's doorbell that had nothing to announce there.
+    if let Some(stray) = case.strays.iter().rev().find(|stray| stray.at >= published_after) {
+        return Verdict { cause: Cause::WrongDoorbell, culprit: Some((stray.proc, stray.tid)) };
+    }
+    let Some(last) = case.history.rings.back() else { return Verdict { cause: Cause::NeverRung, culprit: None } };
+    let culprit = Some((last.proc, last.tid));
+    match case.history.surplus(case.history.rings.len() - 1) {
+        // The last signal announced nothing that had not been announced, and then the head moved.
+        Some(1..) => Verdict { cause: Cause::RungBeforePublish, culprit },
+        // Two producers that publish, publish, ring and ring: the second ring has nothing new to say either.
+        Some(0) | None => Verdict { cause: Cause::NeverRung, culprit },
+        // One ring for several entries is normal here, so a superfluous one may mean anything.
+        Some(_) => unknown(),
+    }
+}
+
+fn unknown() -> Verdict {
+    Verdict { cause: Cause::Unknown, culprit: None }
+}

@@ -1,0 +1,63 @@
+//! One lane: what is known of it, and where its suspicion stands.
+
+use crate::{
+    finding::{Code, State},
+    history::History,
+    ids::{Mono, SocketInode},
+    input::{Indexes, LaneObservation},
+};
+
+/// A lane with its history.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lane {
+    pub(crate) history: History,
+    pub(crate) ring: Option<Indexes>,
+    pub(crate) capacity: u32,
+    /// Since when head and tail are as they are.
+    pub(crate) unchanged_since: Mono,
+    /// Since when the oldest waiting entry waits.
+    pub(crate) waiting_since: Option<Mono>,
+    /// An observation was asked for and has not come.
+    pub(crate) asked_at: Option<Mono>,
+    /// Not before this time is it looked at again.
+    pub(crate) look_at: Mono,
+    pub(crate) suspicion: Option<Suspicion>,
+    pub(crate) open: Option<Open>,
+    /// Observations in a row that did not show a stuck lane; looks are spaced out by it.
+    pub(crate) healthy_looks: u32,
+    /// What kept it from being seen, and since when.
+    pub(crate) unseen: Option<(Mono, String)>,
+    pub(crate) inconclusive_said: bool,
+    /// Ends of its doorbell: where it is rung, where its tokens are queued.
+    pub(crate) rung_on: Option<SocketInode>,
+    pub(crate) taken_from: Option<SocketInode>,
+    /// Findings so far, by class and cause.
+    pub(crate) counts: std::collections::BTreeMap<(Code, Option<crate::Cause>), u64>,
+    /// The producer's threads when the present head was first observed.
+    pub(crate) baseline: Option<Box<LaneObservation>>,
+}
+
+/// A lane that was stuck when last observed.
+#[derive(Debug, Clone)]
+pub(crate) struct Suspicion {
+    pub(crate) id: u64,
+    pub(crate) code: Code,
+    /// First observation of this state.
+    pub(crate) since: Mono,
+    pub(crate) first: Box<LaneObservation>,
+    /// The present run of unchanged sleeps began here.
+    pub(crate) steady: Box<LaneObservation>,
+    /// Times that a thread ran in between and left the entries.
+    pub(crate) restarts: u32,
+}
+
+/// A finding that was proven and is not over.
+#[derive(Debug, Clone)]
+pub(crate) struct Open {
+    pub(crate) id: u64,
+    pub(crate) state: State,
+    pub(crate) code: Code,
+    pub(crate) cause: Option<crate::Cause>,
+    pub(crate) since: Mono,
+    pub(crate) ring: Indexes,
+}

@@ -1,0 +1,108 @@
+//! From records of the probes to events of the engine.
+
+use shmtrace_common::{FLAG_PROCESS, FLAG_RINGS, Kind, Record};
+use shmtrace_engine::{
+    HubId, Mono, PeerId, ProcId, SocketInode, Tid,
+    input::{Event, EventKind, Indexes, PeerRings},
+};
+
+use super::tree::Tree;
+
+/// The event that a record stands for; `None` for records that concern the daemon only.
+pub(crate) fn event(record: &Record, tree: &mut Tree) -> Option<Event> {
+    let rings = rings(record);
+    let syscall = record.syscall;
+    let result = record.result;
+    let kind = match Kind::from_u8(record.kind)? {
+        Kind::Ring => EventKind::Ring { end: end(record, tree)?, syscall, result, rings },
+        Kind::Take => EventKind::Take { end: end(record, tree)?, syscall, result, rings },
+        Kind::Sleep => {
+            EventKind::Sleep { syscall: (syscall != u16::MAX).then_some(syscall), arg: record.arg, rings }
+        }
+        Kind::Wake => EventKind::Wake { syscall, result },
+        Kind::FutexWake => EventKind::FutexWake {
+            hub: HubId(record.hub),
+            offset: record.arg,
+            woken: u32::try_from(result).unwrap_or(0),
+        },
+        Kind::Fork => EventKind::Fork { child: u32::try_from(record.arg).ok()? },
+        Kind::Exec => EventKind::Exec,
+        Kind::Exit => EventKind::Exit { process: record.flags & FLAG_PROCESS != 0 },
+        Kind::Map => return None,
+    };
+    let proc = tree.member(record.pid).map_or(ProcId { pid: record.pid, start: 0 }, |member| member.id);
+    Some(Event { at: Mono(record.at), cpu: record.cpu, proc, tid: Tid(record.tid), kind })
+}
+
+/// The socket of a doorbell record. A send on an fd that names no socket any more is ascribed to the one it was.
+fn end(record: &Record, tree: &mut Tree) -> Option<SocketInode> {
+    let member = tree.member(record.pid);
+    if record.arg != 0 {
+        if let Some(member) = member
+            && member.socket_of(record.fd) != Some(record.arg)
+        {
+            member.saw_fd(record.fd, record.arg);
+        }
+        return Some(SocketInode(record.arg));
+    }
+    member?.socket_of(record.fd).map(SocketInode)
+}
+
+fn rings(record: &Record) -> Option<PeerRings> {
+    let [to_peer_head, to_peer_tail, to_host_head, to_host_tail] = record.rings;
+    (record.flags & FLAG_RINGS != 0).then_some(PeerRings {
+        hub: HubId(record.hub),
+        peer: PeerId(record.peer),
+        to_peer: Indexes { head: to_peer_head, tail: to_peer_tail },
+        to_host: Indexes { head: to_host_head, tail: to_host_tail },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: Kind) -> Record {
+        Record {
+            at: 7,
+            pid: 1,
+            tid: 2,
+            kind: kind as u8,
+            flags: 0,
+            cpu: 3,
+            syscall: 44,
+            peer: u16::MAX,
+            result: 1,
+            hub: 0,
+            arg: 99,
+            fd: 5,
+            pad: 0,
+            rings: [4, 3, 2, 1],
+        }
+    }
+
+    #[test]
+    fn a_ring_record_becomes_a_ring_event_with_its_lanes_the_right_way_round() {
+        let mut sent = record(Kind::Ring);
+        sent.flags = FLAG_RINGS;
+        let event = event(&sent, &mut Tree::default()).unwrap();
+        let EventKind::Ring { end, rings: Some(rings), .. } = event.kind else { panic!("{event:?}") };
+        assert_eq!(end, SocketInode(99));
+        assert_eq!(rings.to_peer, Indexes { head: 4, tail: 3 });
+        assert_eq!(rings.to_host, Indexes { head: 2, tail: 1 });
+    }
+
+    #[test]
+    fn indexes_that_could_not_be_read_are_not_made_up() {
+        let event = event(&record(Kind::Take), &mut Tree::default()).unwrap();
+        assert!(matches!(event.kind, EventKind::Take { rings: None, .. }), "{event:?}");
+    }
+
+    #[test]
+    fn a_failed_send_on_an_unknown_fd_names_no_doorbell() {
+        let mut sent = record(Kind::Ring);
+        sent.arg = 0;
+        sent.result = -9;
+        assert_eq!(event(&sent, &mut Tree::default()), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! Names for what findings carry as ids: hubs, peers, processes.
+
+use std::collections::BTreeMap;
+
+use shmtrace_engine::{
+    HubId, PeerId, ProcId,
+    input::{PeerBinding, Topology},
+};
+
+/// Who is called what. Keeps the names of what is gone, since findings may still speak of it.
+#[derive(Debug, Default)]
+pub struct Directory {
+    hubs: BTreeMap<HubId, String>,
+    peers: BTreeMap<(HubId, PeerId), PeerBinding>,
+    processes: BTreeMap<ProcId, String>,
+}
+
+/// Names kept of processes; the oldest go first.
+const MOST_PROCESSES: usize = 16_384;
+
+impl Directory {
+    /// Takes note of a change.
+    pub fn note(&mut self, topology: &Topology) {
+        match topology {
+            Topology::Hub { hub, path } => {
+                self.hubs.insert(*hub, path.clone());
+            }
+            Topology::Peer(binding) => {
+                self.peers.insert((binding.hub, binding.peer), binding.clone());
+            }
+            Topology::Process { proc, name } => {
+                if self.processes.len() >= MOST_PROCESSES {
+                    // Start times grow, pids do not: whichever goes, its name is shown as its pid from then on.
+                    self.processes.pop_first();
+                }
+                self.processes.insert(*proc, name.clone());
+            }
+            Topology::HubGone { .. } | Topology::ProcessExited { .. } => {}
+        }
+    }
+
+    /// The hub's path.
+    pub fn hub(&self, hub: HubId) -> Option<&str> {
+        self.hubs.get(&hub).map(String::as_str)
+    }
+
+    /// Every hub seen.
+    pub fn hubs(&self) -> impl Iterator<Item = (HubId, &str)> {
+        self.hubs.iter().map(|(id, path)| (*id, path.as_str()))
+    }
+
+    /// What is known of a peer.
+    pub fn peer(&self, hub: HubId, peer: PeerId) -> Option<&PeerBinding> {
+        self.peers.get(&(hub, peer))
+    }
+
+    /// Every peer seen.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerBinding> {
+        self.peers.values()
+    }
+
+    /// The process's name, or its pid.
+    pub fn process(&self, proc: ProcId) -> String {
+        self.processes.get(&proc).cloned().unwrap_or_else(|| format!("pid {}", proc.pid))
+    }
+}

@@ -1,0 +1,321 @@
+//! A live watch: probes, tree, discovery and engine driven by one loop.
+//!
+//! ```text
+//!   probes --records--> decode --events---\
+//!   counters ---------> losses ------------> engine --findings--> report
+//!   discovery --topology, samples---------/   |
+//!        ^                                    | requests
+//!        \----------- observer <--------------/
+//! ```
+//! The loop wakes every few milliseconds (or when a ring buffer fills up, or when the engine wants to look again),
+//! takes what is there, and sleeps. Nothing in it waits for the traced processes.
+
+mod decode;
+mod directory;
+mod options;
+mod tally;
+mod tables;
+mod tree;
+
+use std::{io, time::Duration};
+
+use anyhow::Context as _;
+use shmtrace_common::{Kind, Record};
+use shmtrace_engine::{
+    Engine, Mono, Output, Request, SocketInode,
+    input::{EventKind, Input, Loss, Sample, Topology},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, MissedTickBehavior},
+};
+
+use crate::{
+    discover::{Discovery, Hint},
+    observe::{Observer, mono_now},
+    probes::Probes,
+    report::{Header, Report},
+};
+
+pub use directory::Directory;
+pub use options::{FailOn, Options};
+pub use tally::{Totals, Verdict};
+
+use tally::Tally;
+use tree::Tree;
+
+/// How often the rings of records and the rings of the hubs are looked at. A stuck lane is first suspected after two
+/// looks, so this bounds how late a finding is; each costs about 20 us.
+const TICK: Duration = Duration::from_millis(5);
+/// How often processes, mappings and sockets are compared with what is known, without a hint that they changed.
+const REFRESH: u64 = 100_000_000;
+/// Records may be handed over this much later than they were made: an interrupted writer holds back its CPU's ring.
+/// Measured: 0.3 ms on this kernel, 16 ms in a virtual machine whose CPU is taken away.
+const LATEST_RECORD: u64 = 20_000_000;
+/// How often a sign of life is shown.
+const SIGN_OF_LIFE: u64 = 250_000_000;
+
+/// How a watch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The last process of the trees ended.
+    TreeGone,
+    /// The duration was over, or it was told to stop.
+    Stopped,
+}
+
+/// A watch in progress.
+pub struct Session<'a> {
+    options: &'a Options,
+    probes: Probes,
+    tree: Tree,
+    discovery: Discovery,
+    observer: Observer,
+    engine: Engine,
+    names: Directory,
+    tally: Tally,
+    report: &'a mut dyn Report,
+    samples: Vec<Sample>,
+    records: Vec<Record>,
+    refreshed: Mono,
+    /// Something happened that the next refresh should see soon.
+    hinted: bool,
+    shown_alive: Mono,
+    last_drain: Mono,
+}
+
+impl<'a> Session<'a> {
+    /// Attaches to the trees and takes a first look. Processes notice nothing of it.
+    pub fn start(options: &'a Options, report: &'a mut dyn Report) -> anyhow::Result<Self> {
+        tree::check_roots(&options.roots)?;
+        let mut probes = Probes::attach(options.ring_bytes)?;
+        let tree = Tree::adopt(&options.roots, &mut probes)?;
+        let now = mono_now();
+        let mut session = Self {
+            options,
+            probes,
+            tree,
+            discovery: Discovery::new(),
+            observer: Observer::new(),
+            engine: Engine::new(options.engine()),
+            names: Directory::default(),
+            tally: Tally::new(now),
+            report,
+            samples: Vec::new(),
+            records: Vec::new(),
+            refreshed: Mono(0),
+            hinted: true,
+            shown_alive: now,
+            last_drain: now,
+        };
+        session.engine.attached(now);
+        session.report.header(&Header {
+            roots: options.roots.clone(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            grace_ns: options.grace_ns,
+            limits: Vec::new(),
+        })?;
+        session.step()?;
+        Ok(session)
+    }
+
+    /// Runs until `stop` completes, the duration is over, or the last process ended.
+    pub async fn run(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
+        let wakeups = AsyncFd::with_interest(self.probes.wakeups()?, Interest::READABLE)
+            .context("cannot watch the ring buffers")?;
+        let deadline = self.options.duration.map(|duration| Instant::now() + duration);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::pin!(stop);
+        loop {
+            let early = self.engine.next_timeout().map(|at| Duration::from_nanos(at.since(mono_now())));
+            tokio::select! {
+                () = &mut stop => return Ok(Ended::Stopped),
+                () = wait_until(deadline) => return Ok(Ended::Stopped),
+                _ = ticks.tick() => {}
+                () = tokio::time::sleep(early.unwrap_or(TICK)), if early.is_some_and(|early| early < TICK) => {}
+                ready = wakeups.readable() => {
+                    self.probes.clear_wakeups();
+                    ready?.clear_ready();
+                }
+            }
+            self.step()?;
+            if self.tree.is_empty() {
+                return Ok(Ended::TreeGone);
+            }
+        }
+    }
+
+    /// Detaches, judges what is still there, reports the summary.
+    pub fn finish(mut self) -> anyhow::Result<Verdict> {
+        self.step()?;
+        let now = mono_now();
+        self.engine.advance(now, now);
+        self.serve(now)?;
+        self.tally.counters(&self.probes, now)?;
+        // The report may go to a slow reader: nothing is traced any more by then.
+        drop(self.probes);
+        let totals = self.tally.totals(now, &self.engine.summary());
+        self.report.summary(&totals, &self.names)?;
+        Ok(self.tally.verdict(self.options, &totals, self.names.hubs().next().is_some()))
+    }
+
+    /// One turn: everything that is there now, up to date, judged and reported.
+    fn step(&mut self) -> anyhow::Result<()> {
+        let now = mono_now();
+        self.drain(now)?;
+        if self.hinted || now.since(self.refreshed) >= REFRESH {
+            self.refresh(now);
+        }
+        if self.discovery.wants_rings() {
+            self.discovery.infer(now);
+        }
+        let now = mono_now();
+        self.samples.clear();
+        self.discovery.samples(now, &mut self.samples);
+        for sample in self.samples.drain(..) {
+            self.engine.handle(Input::Sample(sample));
+        }
+        self.engine.advance(now, Mono(self.last_drain.0.saturating_sub(LATEST_RECORD)));
+        self.serve(now)?;
+        if now.since(self.shown_alive) >= SIGN_OF_LIFE {
+            self.shown_alive = now;
+            self.report.alive(&self.tally.totals(now, &self.engine.summary()), &self.names)?;
+        }
+        Ok(())
+    }
+
+    /// Takes every record that is there.
+    fn drain(&mut self, now: Mono) -> anyhow::Result<()> {
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        let foreign = self.probes.drain(|record| records.push(*record));
+        anyhow::ensure!(foreign == 0, "the probes speak another version of the record format: build shmtrace again");
+        let lost = self.tally.counters(&self.probes, now)?;
+        if lost > 0 {
+            self.engine.handle(Input::Loss(Loss { from: self.last_drain, to: now, records: lost }));
+            self.discovery.hint(Hint::Lost);
+            for proc in self.tree.resync(&mut self.probes) {
+                self.ended(proc, now);
+            }
+            self.hinted = true;
+        }
+        self.last_drain = now;
+        for record in &records {
+            self.record(record)?;
+        }
+        self.records = records;
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record) -> anyhow::Result<()> {
+        match Kind::from_u8(record.kind) {
+            Some(Kind::Fork) => {
+                let child = u32::try_from(record.arg).unwrap_or(0);
+                self.tree.forked(record.pid, child);
+                self.hint(Hint::Forked { child });
+            }
+            Some(Kind::Exec) => self.hint(Hint::Execed { pid: record.pid }),
+            Some(Kind::Map) => self.hint(Hint::Mapped { pid: record.pid }),
+            Some(Kind::Ring) if record.hub == 0 && record.arg != 0 => {
+                self.discovery.rung(SocketInode(record.arg), record.pid, Mono(record.at));
+            }
+            _ => {}
+        }
+        let Some(event) = decode::event(record, &mut self.tree) else { return Ok(()) };
+        if self.options.events {
+            self.report.event(&event, &self.names)?;
+        }
+        let exited = matches!(event.kind, EventKind::Exit { process: true });
+        self.engine.handle(Input::Event(event));
+        if exited {
+            self.hint(Hint::Exited { pid: record.pid });
+            if let Some(proc) = self.tree.exited(record.pid) {
+                self.ended(proc, Mono(record.at));
+            }
+        }
+        Ok(())
+    }
+
+    fn hint(&mut self, hint: Hint) {
+        self.discovery.hint(hint);
+        self.hinted = true;
+    }
+
+    fn ended(&mut self, proc: shmtrace_engine::ProcId, at: Mono) {
+        self.engine.handle(Input::Topology(Topology::ProcessExited { proc, at }));
+    }
+
+    /// Finds what is new in the trees and tells engine and probes.
+    fn refresh(&mut self, now: Mono) {
+        self.refreshed = now;
+        self.hinted = false;
+        let live: Vec<u32> = self.tree.pids().collect();
+        let changes = self.discovery.refresh(now, &live);
+        for note in changes.notes {
+            tracing::warn!("{note}");
+            self.tally.note(note);
+        }
+        for topology in changes.topology {
+            self.names.note(&topology);
+            self.engine.handle(Input::Topology(topology));
+        }
+        for update in &changes.probes {
+            if let Err(error) = self.tally.tables.apply(&mut self.probes, update) {
+                tracing::warn!("cannot tell the probes of {update:?}: {error}");
+            }
+        }
+    }
+
+    /// Answers the engine's requests and reports its findings.
+    fn serve(&mut self, now: Mono) -> anyhow::Result<()> {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Request(request) => self.look(request),
+                Output::Finding(finding) => {
+                    self.tally.finding(&finding);
+                    if self.options.shows(&finding) {
+                        self.report.finding(&finding, &self.names).context("cannot write the report")?;
+                    }
+                    continue;
+                }
+            }
+            // An answer may settle things at once.
+            self.engine.advance(now.max(mono_now()), Mono(self.last_drain.0.saturating_sub(LATEST_RECORD)));
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, request: Request) {
+        match request {
+            Request::ObserveLane(lane) => {
+                if let Some(seen) = self.observer.lane(&mut self.discovery, lane) {
+                    self.engine.handle(Input::Lane(Box::new(seen)));
+                }
+            }
+            Request::ObserveHub(hub) => {
+                if let Some(seen) = self.observer.hub(&mut self.discovery, hub) {
+                    self.engine.handle(Input::Hub(Box::new(seen)));
+                }
+            }
+            Request::ObserveMemory => {
+                let pids: Vec<u32> = self.tree.pids().collect();
+                for seen in self.observer.memory(&pids) {
+                    self.engine.handle(Input::Memory(seen));
+                }
+            }
+        }
+    }
+}
+
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether an error is a reader that went away (`shmtrace ... | head`).
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

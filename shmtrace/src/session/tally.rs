@@ -1,0 +1,170 @@
+//! Counting: records, losses, findings, and the exit code that follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::maps::MapError;
+use shmtrace_common::Counter;
+use shmtrace_engine::{Code, Finding, Mono, State, Summary};
+
+use super::{options::Options, tables::Tables};
+use crate::{exit::Exit, probes};
+
+/// Notes kept for the summary.
+const MOST_NOTES: usize = 64;
+
+/// Counts over a watch.
+pub(crate) struct Tally {
+    started: Mono,
+    pub(crate) tables: Tables,
+    counters: probes::Totals,
+    findings: BTreeMap<Code, u64>,
+    masked: u64,
+    inconclusive: u64,
+    counted: BTreeSet<(u64, State)>,
+    /// Classes and states reached, for `--fail-on`.
+    reached: BTreeSet<(Code, State)>,
+    notes: Vec<String>,
+    rate: Rate,
+}
+
+/// What a watch counted.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// How long it has lasted, ns.
+    pub duration_ns: u64,
+    /// Records that the probes wrote.
+    pub events: u64,
+    /// Records that found no room.
+    pub lost: u64,
+    /// Calls of interest in the trees.
+    pub calls: u64,
+    /// Of these, written as records.
+    pub call_records: u64,
+    /// Of these, lost.
+    pub call_drops: u64,
+    /// Of these, filtered in the kernel, by reason.
+    pub filtered: BTreeMap<&'static str, u64>,
+    /// Ring indexes that could not be read.
+    pub ring_faults: u64,
+    /// Records a second, lately.
+    pub events_per_second: u64,
+    /// Proven findings by class.
+    pub findings: BTreeMap<Code, u64>,
+    /// Masked findings.
+    pub masked: u64,
+    /// Inconclusive findings.
+    pub inconclusive: u64,
+    /// The entry that has waited longest, ns.
+    pub oldest_waiting_ns: Option<u64>,
+    /// What could not be seen or was refused, in words.
+    pub notes: Vec<String>,
+}
+
+/// How a watch is to be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The exit code that follows.
+    pub exit: Exit,
+    /// No hub was ever seen.
+    pub blind: bool,
+}
+
+/// Records a second between two looks.
+struct Rate {
+    at: Mono,
+    events: u64,
+    per_second: u64,
+}
+
+impl Tally {
+    pub(crate) fn new(now: Mono) -> Self {
+        Self {
+            started: now,
+            tables: Tables::default(),
+            counters: probes::Totals::default(),
+            findings: BTreeMap::new(),
+            masked: 0,
+            inconclusive: 0,
+            counted: BTreeSet::new(),
+            reached: BTreeSet::new(),
+            notes: Vec::new(),
+            rate: Rate { at: now, events: 0, per_second: 0 },
+        }
+    }
+
+    /// Reads the probes' counters; returns how many records were lost since the last time.
+    pub(crate) fn counters(&mut self, probes: &probes::Probes, now: Mono) -> Result<u64, MapError> {
+        let counters = probes.counters()?;
+        let lost = counters.dropped() - self.counters.dropped();
+        self.counters = counters;
+        let elapsed = now.since(self.rate.at);
+        if elapsed >= 1_000_000_000 {
+            let events = counters.written();
+            self.rate.per_second =
+                u64::try_from(u128::from(events - self.rate.events) * 1_000_000_000 / u128::from(elapsed)).unwrap_or(0);
+            self.rate.at = now;
+            self.rate.events = events;
+        }
+        Ok(lost)
+    }
+
+    /// Counts a finding, once for each state that it reaches.
+    pub(crate) fn finding(&mut self, finding: &Finding) {
+        if !self.counted.insert((finding.id, finding.state)) {
+            return;
+        }
+        match finding.state {
+            State::Missed => *self.findings.entry(finding.code).or_default() += 1,
+            State::Masked => self.masked += 1,
+            State::Inconclusive => self.inconclusive += 1,
+            State::Suspect | State::Recovered | State::Ended => {}
+        }
+        self.reached.insert((finding.code, finding.state));
+    }
+
+    /// Keeps a note for the summary.
+    pub(crate) fn note(&mut self, note: String) {
+        if self.notes.len() < MOST_NOTES {
+            self.notes.push(note);
+        }
+    }
+
+    pub(crate) fn totals(&self, now: Mono, engine: &Summary) -> Totals {
+        let of = |counter| self.counters.of(counter);
+        Totals {
+            duration_ns: now.since(self.started),
+            events: self.counters.written(),
+            lost: self.counters.dropped(),
+            calls: of(Counter::Calls),
+            call_records: of(Counter::CallRecords),
+            call_drops: of(Counter::CallDrops),
+            filtered: BTreeMap::from([
+                ("foreign", of(Counter::FilteredForeign)),
+                ("empty", of(Counter::FilteredEmpty)),
+                ("futex", of(Counter::FilteredFutex)),
+                ("wait", of(Counter::FilteredWait)),
+            ]),
+            ring_faults: of(Counter::RingFaults),
+            events_per_second: self.rate.per_second,
+            findings: self.findings.clone(),
+            masked: self.masked,
+            inconclusive: self.inconclusive,
+            oldest_waiting_ns: engine.oldest_waiting.map(|since| now.since(since)),
+            notes: self.notes.clone(),
+        }
+    }
+
+    /// The exit code, by what `--fail-on` names and what could be seen.
+    pub(crate) fn verdict(&self, options: &Options, totals: &Totals, saw_hub: bool) -> Verdict {
+        let fired = self.reached.iter().any(|(code, state)| options.fail_on.fires(*code, *state));
+        let proven = !self.findings.is_empty();
+        let exit = if fired {
+            Exit::Finding
+        } else if !saw_hub || (!proven && (totals.lost > 0 || totals.inconclusive > 0)) {
+            Exit::Inconclusive
+        } else {
+            Exit::Clean
+        };
+        Verdict { exit, blind: !saw_hub }
+    }
+}

@@ -1,0 +1,169 @@
+//! Which processes belong to the trees: the daemon's copy of the probes' table.
+//!
+//! The probes enter children by themselves. What existed before they were attached is found by scanning `/proc`
+//! until a scan finds nothing new: attach, scan, close over children, scan again. So a fork at any moment is seen by
+//! the probes (its parent is entered already) or by a later scan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use shmtrace_common::{PROC_PARTICIPANT, Process};
+use shmtrace_engine::ProcId;
+
+use crate::{exit::Refusal, observe::mono_now, probes::Probes, process};
+
+/// Scans after which a tree that never stops forking is taken as it is; the probes know the rest.
+const MOST_SCANS: usize = 16;
+
+/// The processes of the trees.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    members: BTreeMap<u32, Member>,
+}
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: ProcId,
+    /// Sockets behind fds, as the records showed them: says what an fd was that is closed now.
+    pub(crate) fds: Vec<(i32, u64)>,
+}
+
+impl Tree {
+    /// Enters the roots and all their descendants into the probes' table.
+    pub(crate) fn adopt(roots: &[u32], probes: &mut Probes) -> anyhow::Result<Self> {
+        let mut tree = Self::default();
+        for &pid in roots {
+            if !tree.enter(pid, probes)? {
+                return Err(no_such_process(pid));
+            }
+        }
+        for _ in 0..MOST_SCANS {
+            // Parents first or not does not matter: whoever is entered late is a parent in the next scan.
+            let known: BTreeSet<u32> = tree.members.keys().copied().chain(probes.traced()).collect();
+            let mut found = false;
+            for (pid, parent) in parents() {
+                if known.contains(&parent) && !tree.members.contains_key(&pid) {
+                    found |= tree.enter(pid, probes)?;
+                }
+            }
+            if !found {
+                break;
+            }
+        }
+        Ok(tree)
+    }
+
+    /// Enters one process; false if it is gone already.
+    fn enter(&mut self, pid: u32, probes: &mut Probes) -> anyhow::Result<bool> {
+        let Some(id) = id_of(pid) else { return Ok(false) };
+        if probes.process(pid).is_none() {
+            probes
+                .trace(pid, &Process { image: mono_now().0, ..Process::default() })
+                .with_context(|| format!("cannot trace pid {pid}: the table of processes is full"))?;
+        }
+        self.members.insert(pid, Member { id, fds: Vec::new() });
+        Ok(true)
+    }
+
+    /// The probes saw a process of the tree start another.
+    pub(crate) fn forked(&mut self, parent: u32, child: u32) -> ProcId {
+        let fds = self.members.get(&parent).map(|m| m.fds.clone()).unwrap_or_default();
+        // A child that is gone already keeps its pid as its name; start time 0 is nobody else's.
+        let id = id_of(child).unwrap_or(ProcId { pid: child, start: 0 });
+        self.members.insert(child, Member { id, fds });
+        id
+    }
+
+    /// A process ended; the identity it had.
+    pub(crate) fn exited(&mut self, pid: u32) -> Option<ProcId> {
+        self.members.remove(&pid).map(|member| member.id)
+    }
+
+    /// The process with this pid.
+    pub(crate) fn member(&mut self, pid: u32) -> Option<&mut Member> {
+        self.members.get_mut(&pid)
+    }
+
+    /// Pids of all.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.members.keys().copied()
+    }
+
+    /// No process is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Compares with `/proc` after records were lost: who is gone, who came unseen.
+    pub(crate) fn resync(&mut self, probes: &mut Probes) -> Vec<ProcId> {
+        let gone: Vec<u32> =
+            self.members.iter().filter(|(pid, m)| id_of(**pid) != Some(m.id)).map(|(pid, _)| *pid).collect();
+        let gone: Vec<ProcId> = gone.into_iter().filter_map(|pid| self.exited(pid)).collect();
+        for pid in probes.traced() {
+            if !self.members.contains_key(&pid) {
+                match id_of(pid) {
+                    Some(id) => drop(self.members.insert(pid, Member { id, fds: Vec::new() })),
+                    None => probes.forget(pid),
+                }
+            }
+        }
+        gone
+    }
+}
+
+impl Member {
+    /// Notes which socket an fd was.
+    pub(crate) fn saw_fd(&mut self, fd: i32, inode: u64) {
+        match self.fds.iter_mut().find(|(known, _)| *known == fd) {
+            Some((_, known)) => *known = inode,
+            None => self.fds.push((fd, inode)),
+        }
+    }
+
+    /// The socket that an fd was when it last worked.
+    pub(crate) fn socket_of(&self, fd: i32) -> Option<u64> {
+        self.fds.iter().find(|(known, _)| *known == fd).map(|(_, inode)| *inode)
+    }
+}
+
+/// Flags of the probes' entry for a process.
+pub(crate) fn flags(participant: bool) -> u32 {
+    if participant { PROC_PARTICIPANT } else { 0 }
+}
+
+fn no_such_process(pid: u32) -> anyhow::Error {
+    anyhow::anyhow!("no such process: {pid} (is the pid from this pid namespace, and still alive? see `ps -p {pid}`)")
+}
+
+/// Pids of threads that are not processes are refused like dead ones, with a hint.
+pub(crate) fn check_roots(roots: &[u32]) -> anyhow::Result<()> {
+    for &pid in roots {
+        let leader = thread_group(pid).ok_or_else(|| no_such_process(pid))?;
+        if leader != pid {
+            return Err(Refusal::usage(format!("{pid} is a thread of process {leader}: give --pid-tree {leader}")).into());
+        }
+    }
+    Ok(())
+}
+
+/// The incarnation that has this pid now; `None` for zombies too.
+fn id_of(pid: u32) -> Option<ProcId> {
+    let process = process::Process::open(pid).ok()?;
+    (!process.stat().ok()?.is_dead()).then(|| process.id())
+}
+
+/// Every process with its parent's pid.
+fn parents() -> Vec<(u32, u32)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| Some((pid, process::Process::open(pid).ok()?.stat().ok()?.parent)))
+        .collect()
+}
+
+/// The process to which a thread (or process) belongs.
+fn thread_group(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
