@@ -155,6 +155,8 @@ pub struct Discovery {
     pairs: Pairs,
     dismissed: Dismissed,
     tables: Tables,
+    /// Something that the tables are made from changed.
+    stale: bool,
     noted: BTreeSet<String>,
     buffer: Vec<u8>,
 }
@@ -195,6 +197,9 @@ impl Discovery {
         let examined = self.examine_due(now, &mut changes);
         self.keep_hubs(now, examined, &mut changes);
         self.settle_hubs(now, &mut changes);
+        if !std::mem::take(&mut self.stale) {
+            return changes;
+        }
         let full = self
             .tables
             .update(&self.hubs, &self.members, &self.pairs, &mut changes.probes);
@@ -320,7 +325,7 @@ impl Discovery {
     }
 
     fn remove(&mut self, pid: u32) {
-        self.members.remove(&pid);
+        self.stale |= self.members.remove(&pid).is_some();
         for hub in &mut self.hubs {
             hub.unsettled |= hub.participants.contains(&pid);
         }
@@ -351,6 +356,7 @@ impl Discovery {
     }
 
     fn examine(&mut self, pid: u32, now: Mono, changes: &mut Changes) -> std::io::Result<()> {
+        self.stale = true;
         let Some(member) = self.members.get_mut(&pid) else {
             return Ok(());
         };
@@ -500,6 +506,7 @@ impl Discovery {
     }
 
     fn settle_hub(&mut self, at: usize, now: Mono, changes: &mut Changes) {
+        self.stale = true;
         let hub = &self.hubs[at];
         let path = hub.reader.path();
         let participants: Vec<_> = hub

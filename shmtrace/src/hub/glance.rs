@@ -9,7 +9,7 @@ use std::{
 use shm_transport::layout::{desc, peer, ring};
 use shmtrace_engine::{Direction, PeerId, input::Indexes};
 
-use super::HubReader;
+use super::{HubReader, residency::Residency};
 
 /// Attempts at reading a pair of indexes that does not change meanwhile.
 const STABLE_ATTEMPTS: usize = 8;
@@ -19,8 +19,7 @@ const STABLE_ATTEMPTS: usize = 8;
 #[derive(Debug)]
 pub struct Glance<'a> {
     reader: &'a HubReader,
-    resident: Ref<'a, Vec<u8>>,
-    page: usize,
+    residency: Ref<'a, Residency>,
 }
 
 /// A ring as one look showed it.
@@ -131,25 +130,10 @@ impl Descriptor {
 
 impl<'a> Glance<'a> {
     pub(super) fn new(reader: &'a HubReader) -> Self {
-        let mut resident = reader.resident.borrow_mut();
-        let bytes = resident.len() * rustix::param::page_size();
-        // SAFETY: the range is the mapping of `control` (it was made of this length), and the vector has a byte for each
-        // of its pages. mincore reads page tables only and touches no page.
-        let result = unsafe {
-            libc::mincore(
-                reader.control.as_mut_ptr().cast(),
-                bytes,
-                resident.as_mut_ptr(),
-            )
-        };
-        if result != 0 {
-            resident.fill(0);
-        }
-        drop(resident);
+        reader.residency.borrow_mut().look(&reader.control);
         Self {
             reader,
-            resident: reader.resident.borrow(),
-            page: rustix::param::page_size(),
+            residency: reader.residency.borrow(),
         }
     }
 
@@ -241,9 +225,7 @@ impl<'a> Glance<'a> {
     }
 
     fn is_resident(&self, place: usize) -> bool {
-        self.resident
-            .get(place / self.page)
-            .is_some_and(|byte| byte & 1 == 1)
+        self.residency.may_be_touched(place, &self.reader.control)
     }
 }
 

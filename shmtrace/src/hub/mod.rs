@@ -11,6 +11,7 @@ mod geometry;
 mod glance;
 mod guard;
 mod open;
+mod residency;
 mod slots;
 
 use std::{cell::RefCell, fs::File, os::unix::fs::FileExt as _};
@@ -25,6 +26,7 @@ pub use open::looks_like_a_hub;
 pub use slots::{ClassSlots, ExtentInfo, MAX_SLOTS, Slot, SlotScan};
 
 use guard::Guard;
+use residency::Residency;
 use shm_transport::layout;
 
 /// A hub file, open for reading.
@@ -36,8 +38,7 @@ pub struct HubReader {
     // Declared before the mapping, so that the guard is gone before the address range is.
     guard: Guard,
     control: MmapRaw,
-    /// One byte per page of `control`, as the last `mincore` filled it; kept for its allocation.
-    resident: RefCell<Vec<u8>>,
+    residency: RefCell<Residency>,
     /// Size of the file when it was opened.
     opened_size: u64,
 }

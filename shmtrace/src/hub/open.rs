@@ -15,7 +15,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use shm_transport::layout::{self, hub};
 
-use super::{Geometry, HubError, HubProblem, HubReader, guard, guard::Guard};
+use super::{Geometry, HubError, HubProblem, HubReader, guard, guard::Guard, residency::Residency};
 use crate::process::{MapEntry, Process};
 
 impl HubReader {
@@ -60,7 +60,7 @@ impl HubReader {
             geometry,
             guard,
             control,
-            resident: RefCell::new(vec![0; bytes / page]),
+            residency: RefCell::new(Residency::new(bytes / page)),
             opened_size: size,
         })
     }

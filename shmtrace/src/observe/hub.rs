@@ -143,11 +143,10 @@ fn all_asleep(world: &Discovery, hub: &Hub) -> Option<bool> {
             continue;
         };
         for tid in process.tids().ok()? {
-            let runs = process.runs(tid, &mut buffer);
-            let Some(stat) = process.thread_state(tid, &mut buffer) else {
+            let Some((runs, state)) = process.runs_and_state(tid, &mut buffer) else {
                 return Some(false);
             };
-            if stat.state != 'S' {
+            if state != 'S' {
                 return Some(false);
             }
             seen.push((process, tid, runs?));

@@ -32,6 +32,9 @@ pub use waits::Doorbells;
 /// Bytes of one file of `/proc` that are read at most; more means that something is wrong, not that it is large.
 const MAX_FILE: usize = 16 << 20;
 
+/// Bytes of a file that comes in one piece: `status` is the longest, with about 1.5 KiB.
+const SHORT_FILE: usize = 4096;
+
 /// One incarnation of a process.
 #[derive(Debug)]
 pub struct Process {
@@ -165,6 +168,16 @@ fn read_into(dir: BorrowedFd<'_>, name: &str, buffer: &mut Vec<u8>) -> io::Resul
             return Ok(());
         }
     }
+}
+
+/// Reads a short file below `dir` that the kernel gives in one piece. `None` if it or its thread is gone.
+fn read_once(dir: BorrowedFd<'_>, name: &str, buffer: &mut Vec<u8>) -> Option<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
+    buffer.resize(SHORT_FILE, 0);
+    let read = rustix::io::read(&file, &mut buffer[..]).ok()?;
+    buffer.truncate(read);
+    Some(())
 }
 
 /// The pids of a process's children, threads' children included; empty if it is gone or the kernel does not tell.

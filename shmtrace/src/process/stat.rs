@@ -9,9 +9,9 @@ pub struct Stat {
     pub state: char,
     /// Parent's pid.
     pub parent: u32,
-    /// Its process group.
+    /// Its process group; 0 if it has none.
     pub group: u32,
-    /// Its session.
+    /// Its session; 0 if it has none.
     pub session: u32,
     /// Start time in clock ticks since boot.
     pub start: u64,
@@ -33,8 +33,15 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let group = fields.next()?.parse().ok()?;
-    let session = fields.next()?.parse().ok()?;
+    // -1 while the process is being reaped.
+    let mut leader = || {
+        fields
+            .next()?
+            .parse::<i32>()
+            .ok()
+            .map(|pid| u32::try_from(pid).unwrap_or(0))
+    };
+    let (group, session) = (leader()?, leader()?);
     // `start` is field 22; the session was field 6.
     let start = fields.nth(15)?.parse().ok()?;
     Some(Stat {

@@ -8,7 +8,7 @@ use shmtrace_engine::{
     input::{BlockedCall, ProcessObservation, ThreadObservation, WaitsFor},
 };
 
-use super::{Doorbells, Process, parse_stat, read_into, stat::status_field, waits};
+use super::{Doorbells, Process, parse_stat, read_once, stat::status_field, waits};
 
 /// Threads of one process that are looked at. A process with more is reported as not fully seen.
 pub const MAX_THREADS: usize = 4_096;
@@ -54,19 +54,19 @@ impl Process {
 
     /// How often a thread was put on a CPU; `None` if the kernel does not count or the thread is gone.
     pub fn runs(&self, tid: Tid, buffer: &mut Vec<u8>) -> Option<u64> {
-        self.read_task(tid, "schedstat", buffer)?;
-        std::str::from_utf8(buffer)
-            .ok()?
-            .split_ascii_whitespace()
-            .nth(2)?
-            .parse()
-            .ok()
+        read_once(self.dir(), &format!("task/{}/schedstat", tid.0), buffer)?;
+        parse_runs(buffer)
     }
 
-    /// State and name of one thread.
-    pub(crate) fn thread_state(&self, tid: Tid, buffer: &mut Vec<u8>) -> Option<super::Stat> {
-        self.read_task(tid, "stat", buffer)?;
-        parse_stat(buffer)
+    /// State letter of one thread, and how often it ran before that was read.
+    pub(crate) fn runs_and_state(
+        &self,
+        tid: Tid,
+        buffer: &mut Vec<u8>,
+    ) -> Option<(Option<u64>, char)> {
+        let runs = self.runs(tid, buffer);
+        read_once(self.dir(), &format!("task/{}/stat", tid.0), buffer)?;
+        Some((runs, parse_stat(buffer)?.state))
     }
 
     /// One thread; `None` if it is gone. The run count is read first, so that whatever follows is covered by it.
@@ -76,24 +76,32 @@ impl Process {
         doorbells: &Doorbells<'_>,
         buffer: &mut Vec<u8>,
     ) -> Option<ThreadObservation> {
-        let runs = self.runs(tid, buffer);
-        let stat = self.thread_state(tid, buffer)?;
+        let task = self
+            .open_at(&format!("task/{}", tid.0), OFlags::PATH)
+            .ok()?;
+        let task = task.as_fd();
+        read_once(task, "schedstat", buffer)?;
+        let runs = parse_runs(buffer);
+        read_once(task, "status", buffer)?;
         let mut thread = ThreadObservation {
             tid,
-            name: stat.comm,
-            state: stat.state,
+            name: unescaped(status_field(buffer, b"Name:")?),
+            state: char::from(*status_field(buffer, b"State:")?.first()?),
             syscall: None,
             wchan: None,
             runs,
-            sleeps: self.sleeps(tid, buffer),
+            sleeps: status_field(buffer, b"voluntary_ctxt_switches:").and_then(number),
             ran_meanwhile: false,
             waits_for: WaitsFor::Nothing,
         };
         if thread.state == 'R' {
             return Some(thread);
         }
-        thread.wchan = self.wait_channel(tid, buffer);
-        if self.read_task(tid, "syscall", buffer).is_some() {
+        // "0" for a running thread and without the right to see it.
+        thread.wchan = read_once(task, "wchan", buffer)
+            .map(|()| String::from_utf8_lossy(buffer).into_owned())
+            .filter(|name| name != "0" && !name.is_empty());
+        if read_once(task, "syscall", buffer).is_some() {
             thread.syscall = parse_syscall(buffer);
         }
         if let Some(call) = &mut thread.syscall {
@@ -104,30 +112,36 @@ impl Process {
         }
         Some(thread)
     }
+}
 
-    fn sleeps(&self, tid: Tid, buffer: &mut Vec<u8>) -> Option<u64> {
-        self.read_task(tid, "status", buffer)?;
-        std::str::from_utf8(status_field(buffer, b"voluntary_ctxt_switches:")?)
-            .ok()?
-            .parse()
-            .ok()
-    }
+/// The third number of `schedstat`.
+fn parse_runs(schedstat: &[u8]) -> Option<u64> {
+    number(schedstat.split(u8::is_ascii_whitespace).nth(2)?)
+}
 
-    /// `wchan` is "0" for a running thread and without the right to see it.
-    fn wait_channel(&self, tid: Tid, buffer: &mut Vec<u8>) -> Option<String> {
-        self.read_task(tid, "wchan", buffer)?;
-        let name = std::str::from_utf8(buffer).ok()?;
-        (name != "0" && !name.is_empty()).then(|| name.to_owned())
-    }
+fn number(word: &[u8]) -> Option<u64> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
 
-    fn read_task(&self, tid: Tid, file: &str, buffer: &mut Vec<u8>) -> Option<()> {
-        read_into(
-            self.dir().as_fd(),
-            &format!("task/{}/{file}", tid.0),
-            buffer,
-        )
-        .ok()
+/// A name as `/proc/PID/status` writes it: line ends and backslashes are escaped.
+fn unescaped(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    if !name.contains('\\') {
+        return name.into_owned();
     }
+    let mut plain = String::with_capacity(name.len());
+    let mut characters = name.chars();
+    while let Some(character) = characters.next() {
+        plain.push(match character {
+            '\\' => match characters.next() {
+                Some('n') => '\n',
+                Some(other) => other,
+                None => '\\',
+            },
+            other => other,
+        });
+    }
+    plain
 }
 
 /// Parses `/proc/PID/task/TID/syscall`: `running`, `-1 sp pc` (blocked outside of a call), or number, six arguments,
@@ -170,6 +184,12 @@ mod tests {
         ] {
             assert_eq!(parse_syscall(none), None);
         }
+    }
+
+    #[test]
+    fn names_are_unescaped() {
+        assert_eq!(unescaped(b"tokio-rt-worker"), "tokio-rt-worker");
+        assert_eq!(unescaped(br"a\nb\\c\"), "a\nb\\c\\");
     }
 
     #[test]
