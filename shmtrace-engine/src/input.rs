@@ -7,6 +7,7 @@ use crate::ids::{HubId, LaneId, Mono, PeerId, ProcId, SocketInode, Tid};
 
 /// Something the engine is told. Inputs may come in any order; the engine sorts events by time behind a watermark.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Input {
     /// A hub, peer or process became known, changed or ended.
     Topology(Topology),
@@ -26,6 +27,7 @@ pub enum Input {
 
 /// Who is who.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Topology {
     /// A hub file came into view.
     Hub {
@@ -59,6 +61,7 @@ pub enum Topology {
 
 /// One peer of a hub: its processes and the two ends of its doorbell, as far as they are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PeerBinding {
     /// The hub.
     pub hub: HubId,
@@ -82,6 +85,7 @@ pub struct PeerBinding {
 
 /// Both indexes of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Indexes {
     /// `visible_head`: entries ever published.
     pub head: u64,
@@ -103,6 +107,7 @@ impl Indexes {
 
 /// The rings of one peer as a traced thread saw them at the instant of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PeerRings {
     /// The hub.
     pub hub: HubId,
@@ -116,6 +121,7 @@ pub struct PeerRings {
 
 /// One record of the probes, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Event {
     /// When (taken in the probe before the record was reserved).
     pub at: Mono,
@@ -131,6 +137,7 @@ pub struct Event {
 
 /// What a thread did.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum EventKind {
     /// A send on a doorbell end returned: a token was queued on the *other* end (`result` > 0), or was not
     /// (`-EAGAIN`: the queue is full, so one is there already; another errno: the signal is lost).
@@ -196,6 +203,7 @@ pub enum EventKind {
 
 /// A hole in the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Loss {
     /// Not before.
     pub from: Mono,
@@ -207,6 +215,7 @@ pub struct Loss {
 
 /// A ring's indexes as the daemon's own mapping shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Sample {
     /// When.
     pub at: Mono,
@@ -223,6 +232,7 @@ pub struct Sample {
 /// The daemon reads in this order: ring, threads, queue, threads' run counts, ring; so equal run counts mean that
 /// a thread slept for the whole of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LaneObservation {
     /// Which lane.
     pub lane: LaneId,
@@ -253,6 +263,7 @@ pub struct LaneObservation {
 
 /// A process at one instant.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ProcessObservation {
     /// Which; `None` if it is not known who plays this part.
     pub proc: Option<ProcId>,
@@ -264,6 +275,7 @@ pub struct ProcessObservation {
 
 /// A thread at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ThreadObservation {
     /// Which.
     pub tid: Tid,
@@ -287,6 +299,7 @@ pub struct ThreadObservation {
 
 /// The system call that a thread blocks in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BlockedCall {
     /// Its number.
     pub number: u16,
@@ -300,6 +313,7 @@ pub struct BlockedCall {
 
 /// What a thread sleeps on, seen from one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum WaitsFor {
     /// This lane's doorbell: epoll, poll or a receive that a token on the consumer's end ends.
     Doorbell,
@@ -319,6 +333,7 @@ pub enum WaitsFor {
 
 /// A hub as a whole: slots, entries waiting, peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HubObservation {
     /// Which hub.
     pub hub: HubId,
@@ -340,6 +355,7 @@ pub struct HubObservation {
 
 /// Slots of one size class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ClassObservation {
     /// Bytes of a slot.
     pub slot_size: u32,
@@ -355,6 +371,7 @@ pub struct ClassObservation {
 
 /// One slot that is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SlotObservation {
     /// Size class.
     pub class: u8,
@@ -368,6 +385,7 @@ pub struct SlotObservation {
 
 /// A descriptor in a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DescriptorObservation {
     /// Which lane.
     pub lane: LaneId,
@@ -387,6 +405,7 @@ pub struct DescriptorObservation {
 
 /// An entry of the peer table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PeerEntryObservation {
     /// Peer.
     pub peer: PeerId,
@@ -400,6 +419,7 @@ pub struct PeerEntryObservation {
 
 /// Something in a hub that its rules do not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Violation {
     /// The lane it concerns, if one.
     pub lane: Option<LaneId>,
@@ -409,6 +429,7 @@ pub struct Violation {
 
 /// Memory limit of the tree's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MemoryObservation {
     /// When.
     pub at: Mono,

@@ -35,6 +35,12 @@ pub struct Cli {
 enum Command {
     /// Trace process trees live until ^C, --duration, or the last process ends
     Watch(commands::watch::Watch),
+    /// Watch, and keep everything that was seen in a file
+    Record(commands::record::Record),
+    /// Judge a recording again, with the same engine
+    Replay(commands::record::Replay),
+    /// End exactly a process tree, then remove the hub files that nobody maps any more
+    Kill(commands::kill::Kill),
 }
 
 /// Which trees: `--pid-tree PID...`, as `$(pgrep ddc)` yields them.
@@ -57,6 +63,11 @@ pub struct PidTree {
 struct Pids(Vec<u32>);
 
 impl PidTree {
+    /// None given.
+    pub fn is_empty(&self) -> bool {
+        self.lists.iter().all(|list| list.0.is_empty())
+    }
+
     /// The roots, each once, in the order given; no root at all is wrong usage.
     pub fn roots(&self) -> Result<Vec<u32>, Refusal> {
         let mut pids = Vec::new();
@@ -100,6 +111,9 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             Some(Command::Watch(watch)) => watch.run(),
+            Some(Command::Record(record)) => record.run(),
+            Some(Command::Replay(replay)) => replay.run(),
+            Some(Command::Kill(kill)) => kill.run(),
             None => self.watch.run(),
         }
     }

@@ -11,6 +11,8 @@ pub mod hub;
 pub mod observe;
 pub mod probes;
 pub mod process;
+pub mod recording;
 pub mod report;
 pub mod session;
 pub mod sock;
+pub mod teardown;

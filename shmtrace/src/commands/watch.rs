@@ -1,6 +1,6 @@
 //! `shmtrace watch`: trace trees live.
 
-use std::{collections::BTreeSet, io, time::Duration};
+use std::{collections::BTreeSet, io, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use shmtrace_engine::{Code, Direction, PeerId};
@@ -68,6 +68,14 @@ pub struct Tracing {
     #[arg(long, value_name = "DURATION", env = "SHMTRACE_EXPECT_PROGRESS", value_parser = humantime::parse_duration)]
     expect_progress: Option<Duration>,
 
+    /// Record everything to this file, for `shmtrace replay`
+    #[arg(long, value_name = "FILE", env = "SHMTRACE_RECORD")]
+    record: Option<PathBuf>,
+
+    /// Record the seconds before and after each finding to files in this directory
+    #[arg(long, value_name = "DIR", env = "SHMTRACE_RECORD_FINDINGS")]
+    record_findings: Option<PathBuf>,
+
     /// Print findings only
     #[arg(long, short, env = "SHMTRACE_QUIET", conflicts_with = "verbose")]
     quiet: bool,
@@ -127,14 +135,18 @@ fn parse_failure(word: &str) -> Result<Failure, String> {
 impl Watch {
     /// Traces until it is told to stop.
     pub fn run(self) -> anyhow::Result<Exit> {
-        let options = self.tracing.options(self.trees.roots()?);
-        let mut report = self.tracing.report();
-        in_runtime(async {
-            let mut session = Session::start(&options, report.as_mut())?;
-            let ended = session.run(told_to_stop()?).await?;
-            conclude(session, ended)
-        })
+        watch(&self.tracing, &self.tracing.options(self.trees.roots()?))
     }
+}
+
+/// Traces as the options say, until it is told to stop.
+pub(crate) fn watch(tracing: &Tracing, options: &Options) -> anyhow::Result<Exit> {
+    let mut report = tracing.report(options.clock);
+    in_runtime(async {
+        let mut session = Session::start(options, report.as_mut())?;
+        let ended = session.run(told_to_stop()?).await?;
+        conclude(session, ended)
+    })
 }
 
 /// Runs a future that traces on a runtime of one thread: the loop needs no more, and fewer threads disturb less.
@@ -193,6 +205,7 @@ impl Tracing {
             }
         }
         Options {
+            clock: WallClock::start(),
             roots,
             grace_ns: nanos(self.grace),
             duration: self.duration,
@@ -206,13 +219,14 @@ impl Tracing {
             }),
             codes: self.codes.iter().copied().collect::<BTreeSet<_>>(),
             fail_on,
+            record: self.record.clone(),
+            record_findings: self.record_findings.clone(),
             ring_bytes: probes::DEFAULT_RING_BYTES,
         }
     }
 
     /// Where results go.
-    pub(crate) fn report(&self) -> Box<dyn Report> {
-        let clock = WallClock::start();
+    pub(crate) fn report(&self, clock: WallClock) -> Box<dyn Report> {
         match self.format {
             Format::Text => Box::new(Text::new(anstream::stdout(), clock, self.quiet)),
             Format::Json => Box::new(Json::new(io::BufWriter::new(io::stdout()), clock)),

@@ -11,6 +11,8 @@ mod writer;
 use serde::{Deserialize, Serialize};
 use shmtrace_engine::{Mono, input::Input};
 
+use crate::session::Options;
+
 pub use flight::FlightRecorder;
 pub use reader::{ReadError, Recording};
 pub use writer::Recorder;
@@ -39,6 +41,23 @@ pub struct Header {
     pub grace_ns: u64,
     /// `--expect-progress`, ns.
     pub expect_progress_ns: Option<u64>,
+}
+
+impl Header {
+    /// The header of a watch.
+    pub fn of_watch(options: &Options, kernel: &str) -> Self {
+        Self {
+            recording: MAGIC.to_owned(),
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            start_time: options.clock.start_time(),
+            start_mono_ns: options.clock.origin().0,
+            kernel: kernel.to_owned(),
+            roots: options.roots.clone(),
+            grace_ns: options.grace_ns,
+            expect_progress_ns: options.expect_progress_ns,
+        }
+    }
 }
 
 /// What [`Header::recording`] says.

@@ -18,6 +18,11 @@ impl WallClock {
         Self { wall: Timestamp::now(), mono: mono_now() }
     }
 
+    /// The clock of a recording: `None` if its start time is no time.
+    pub fn of_recording(start_time: &str, start_mono_ns: u64) -> Option<Self> {
+        Some(Self { wall: start_time.parse().ok()?, mono: Mono(start_mono_ns) })
+    }
+
     /// When it was started, RFC 3339.
     pub fn start_time(&self) -> String {
         self.wall.to_string()

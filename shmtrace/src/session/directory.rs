@@ -26,7 +26,14 @@ impl Directory {
                 self.hubs.insert(*hub, path.clone());
             }
             Topology::Peer(binding) => {
-                self.peers.insert((binding.hub, binding.peer), binding.clone());
+                let known = self.peers.entry((binding.hub, binding.peer)).or_insert_with(|| binding.clone());
+                // A plugin that ended is still who the peer was.
+                let ended = binding.plugin.is_none() && known.plugin.is_some();
+                *known = if ended {
+                    PeerBinding { flags: binding.flags, ..known.clone() }
+                } else {
+                    binding.clone()
+                };
             }
             Topology::Process { proc, name } => {
                 if self.processes.len() >= MOST_PROCESSES {

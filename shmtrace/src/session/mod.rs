@@ -12,7 +12,9 @@
 
 mod decode;
 mod directory;
+mod judge;
 mod options;
+mod replay;
 mod tally;
 mod tables;
 mod tree;
@@ -22,7 +24,7 @@ use std::{io, time::Duration};
 use anyhow::Context as _;
 use shmtrace_common::{Kind, Record};
 use shmtrace_engine::{
-    Engine, Mono, Output, Request, SocketInode,
+    Mono, Output, ProcId, Request, SocketInode,
     input::{EventKind, Input, Loss, Sample, Topology},
 };
 use tokio::{
@@ -34,13 +36,16 @@ use crate::{
     discover::{Discovery, Hint},
     observe::{Observer, mono_now},
     probes::Probes,
+    recording::{self, Step},
     report::{Header, Report},
 };
 
 pub use directory::Directory;
 pub use options::{FailOn, Options};
+pub use replay::replay;
 pub use tally::{Totals, Verdict};
 
+use judge::Judge;
 use tally::Tally;
 use tree::Tree;
 
@@ -71,8 +76,7 @@ pub struct Session<'a> {
     tree: Tree,
     discovery: Discovery,
     observer: Observer,
-    engine: Engine,
-    names: Directory,
+    judge: Judge,
     tally: Tally,
     report: &'a mut dyn Report,
     samples: Vec<Sample>,
@@ -91,14 +95,15 @@ impl<'a> Session<'a> {
         let mut probes = Probes::attach(options.ring_bytes)?;
         let tree = Tree::adopt(&options.roots, &mut probes)?;
         let now = mono_now();
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        let judge = Judge::live(options, &recording::Header::of_watch(options, &kernel))?;
         let mut session = Self {
             options,
             probes,
             tree,
             discovery: Discovery::new(),
             observer: Observer::new(),
-            engine: Engine::new(options.engine()),
-            names: Directory::default(),
+            judge,
             tally: Tally::new(now),
             report,
             samples: Vec::new(),
@@ -108,10 +113,10 @@ impl<'a> Session<'a> {
             shown_alive: now,
             last_drain: now,
         };
-        session.engine.attached(now);
+        session.judge.step(Step::Attached(now))?;
         session.report.header(&Header {
             roots: options.roots.clone(),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel,
             grace_ns: options.grace_ns,
             limits: Vec::new(),
         })?;
@@ -128,7 +133,7 @@ impl<'a> Session<'a> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
-            let early = self.engine.next_timeout().map(|at| Duration::from_nanos(at.since(mono_now())));
+            let early = self.judge.next_timeout().map(|at| Duration::from_nanos(at.since(mono_now())));
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
                 () = wait_until(deadline) => return Ok(Ended::Stopped),
@@ -150,14 +155,14 @@ impl<'a> Session<'a> {
     pub fn finish(mut self) -> anyhow::Result<Verdict> {
         self.step()?;
         let now = mono_now();
-        self.engine.advance(now, now);
+        self.judge.step(Step::Advance { now, complete_until: now })?;
         self.serve(now)?;
         self.tally.counters(&self.probes, now)?;
         // The report may go to a slow reader: nothing is traced any more by then.
         drop(self.probes);
-        let totals = self.tally.totals(now, &self.engine.summary());
-        self.report.summary(&totals, &self.names)?;
-        Ok(self.tally.verdict(self.options, &totals, self.names.hubs().next().is_some()))
+        let totals = self.tally.totals(now, &self.judge.summary());
+        self.report.summary(&totals, &self.judge.names)?;
+        Ok(self.tally.verdict(self.options, &totals, self.judge.names.hubs().next().is_some()))
     }
 
     /// One turn: everything that is there now, up to date, judged and reported.
@@ -165,7 +170,7 @@ impl<'a> Session<'a> {
         let now = mono_now();
         self.drain(now)?;
         if self.hinted || now.since(self.refreshed) >= REFRESH {
-            self.refresh(now);
+            self.refresh(now)?;
         }
         if self.discovery.wants_rings() {
             self.discovery.infer(now);
@@ -174,13 +179,13 @@ impl<'a> Session<'a> {
         self.samples.clear();
         self.discovery.samples(now, &mut self.samples);
         for sample in self.samples.drain(..) {
-            self.engine.handle(Input::Sample(sample));
+            self.judge.tell(Input::Sample(sample))?;
         }
-        self.engine.advance(now, Mono(self.last_drain.0.saturating_sub(LATEST_RECORD)));
+        self.advance(now)?;
         self.serve(now)?;
         if now.since(self.shown_alive) >= SIGN_OF_LIFE {
             self.shown_alive = now;
-            self.report.alive(&self.tally.totals(now, &self.engine.summary()), &self.names)?;
+            self.report.alive(&self.tally.totals(now, &self.judge.summary()), &self.judge.names)?;
         }
         Ok(())
     }
@@ -193,10 +198,10 @@ impl<'a> Session<'a> {
         anyhow::ensure!(foreign == 0, "the probes speak another version of the record format: build shmtrace again");
         let lost = self.tally.counters(&self.probes, now)?;
         if lost > 0 {
-            self.engine.handle(Input::Loss(Loss { from: self.last_drain, to: now, records: lost }));
+            self.judge.tell(Input::Loss(Loss { from: self.last_drain, to: now, records: lost }))?;
             self.discovery.hint(Hint::Lost);
             for proc in self.tree.resync(&mut self.probes) {
-                self.ended(proc, now);
+                self.ended(proc, now)?;
             }
             self.hinted = true;
         }
@@ -224,14 +229,14 @@ impl<'a> Session<'a> {
         }
         let Some(event) = decode::event(record, &mut self.tree) else { return Ok(()) };
         if self.options.events {
-            self.report.event(&event, &self.names)?;
+            self.report.event(&event, &self.judge.names)?;
         }
         let exited = matches!(event.kind, EventKind::Exit { process: true });
-        self.engine.handle(Input::Event(event));
+        self.judge.tell(Input::Event(event))?;
         if exited {
             self.hint(Hint::Exited { pid: record.pid });
             if let Some(proc) = self.tree.exited(record.pid) {
-                self.ended(proc, Mono(record.at));
+                self.ended(proc, Mono(record.at))?;
             }
         }
         Ok(())
@@ -242,12 +247,19 @@ impl<'a> Session<'a> {
         self.hinted = true;
     }
 
-    fn ended(&mut self, proc: shmtrace_engine::ProcId, at: Mono) {
-        self.engine.handle(Input::Topology(Topology::ProcessExited { proc, at }));
+    fn ended(&mut self, proc: ProcId, at: Mono) -> anyhow::Result<()> {
+        self.judge.tell(Input::Topology(Topology::ProcessExited { proc, at }))
+    }
+
+    fn advance(&mut self, now: Mono) -> anyhow::Result<()> {
+        self.judge.step(Step::Advance {
+            now,
+            complete_until: Mono(self.last_drain.0.saturating_sub(LATEST_RECORD)),
+        })
     }
 
     /// Finds what is new in the trees and tells engine and probes.
-    fn refresh(&mut self, now: Mono) {
+    fn refresh(&mut self, now: Mono) -> anyhow::Result<()> {
         self.refreshed = now;
         self.hinted = false;
         let live: Vec<u32> = self.tree.pids().collect();
@@ -257,54 +269,56 @@ impl<'a> Session<'a> {
             self.tally.note(note);
         }
         for topology in changes.topology {
-            self.names.note(&topology);
-            self.engine.handle(Input::Topology(topology));
+            self.judge.tell(Input::Topology(topology))?;
         }
         for update in &changes.probes {
             if let Err(error) = self.tally.tables.apply(&mut self.probes, update) {
                 tracing::warn!("cannot tell the probes of {update:?}: {error}");
             }
         }
+        Ok(())
     }
 
     /// Answers the engine's requests and reports its findings.
     fn serve(&mut self, now: Mono) -> anyhow::Result<()> {
-        while let Some(output) = self.engine.poll_output() {
+        while let Some(output) = self.judge.next() {
             match output {
-                Output::Request(request) => self.look(request),
+                Output::Request(request) => self.look(request)?,
                 Output::Finding(finding) => {
                     self.tally.finding(&finding);
+                    self.judge.keep(&finding)?;
                     if self.options.shows(&finding) {
-                        self.report.finding(&finding, &self.names).context("cannot write the report")?;
+                        self.report.finding(&finding, &self.judge.names).context("cannot write the report")?;
                     }
                     continue;
                 }
             }
             // An answer may settle things at once.
-            self.engine.advance(now.max(mono_now()), Mono(self.last_drain.0.saturating_sub(LATEST_RECORD)));
+            self.advance(now.max(mono_now()))?;
         }
         Ok(())
     }
 
-    fn look(&mut self, request: Request) {
+    fn look(&mut self, request: Request) -> anyhow::Result<()> {
         match request {
             Request::ObserveLane(lane) => {
                 if let Some(seen) = self.observer.lane(&mut self.discovery, lane) {
-                    self.engine.handle(Input::Lane(Box::new(seen)));
+                    self.judge.tell(Input::Lane(Box::new(seen)))?;
                 }
             }
             Request::ObserveHub(hub) => {
                 if let Some(seen) = self.observer.hub(&mut self.discovery, hub) {
-                    self.engine.handle(Input::Hub(Box::new(seen)));
+                    self.judge.tell(Input::Hub(Box::new(seen)))?;
                 }
             }
             Request::ObserveMemory => {
                 let pids: Vec<u32> = self.tree.pids().collect();
                 for seen in self.observer.memory(&pids) {
-                    self.engine.handle(Input::Memory(seen));
+                    self.judge.tell(Input::Memory(seen))?;
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -1,12 +1,16 @@
 //! What a watch is told.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use shmtrace_engine::{Code, Config, Direction, Finding, PeerId, State};
+
+use crate::report::WallClock;
 
 /// Settings of a watch.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Relates the times of events to wall time.
+    pub clock: WallClock,
     /// Roots of the trees.
     pub roots: Vec<u32>,
     /// How long a stuck state must last, ns.
@@ -27,6 +31,10 @@ pub struct Options {
     pub codes: BTreeSet<Code>,
     /// Findings that decide the exit code.
     pub fail_on: FailOn,
+    /// Where to record everything.
+    pub record: Option<PathBuf>,
+    /// Directory for recordings of the seconds around each finding.
+    pub record_findings: Option<PathBuf>,
     /// Bytes of each CPU's ring buffer.
     pub ring_bytes: u32,
 }

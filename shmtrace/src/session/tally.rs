@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::MapError;
 use shmtrace_common::Counter;
-use shmtrace_engine::{Code, Finding, Mono, State, Summary};
+use shmtrace_engine::{Code, Finding, Mono, State, Summary, input::Input};
 
 use super::{options::Options, tables::Tables};
-use crate::{exit::Exit, probes};
+use crate::{exit::Exit, probes, recording::Step};
 
 /// Notes kept for the summary.
 const MOST_NOTES: usize = 64;
@@ -25,6 +25,8 @@ pub(crate) struct Tally {
     reached: BTreeSet<(Code, State)>,
     notes: Vec<String>,
     rate: Rate,
+    replayed: u64,
+    replayed_lost: u64,
 }
 
 /// What a watch counted.
@@ -89,6 +91,8 @@ impl Tally {
             reached: BTreeSet::new(),
             notes: Vec::new(),
             rate: Rate { at: now, events: 0, per_second: 0 },
+            replayed: 0,
+            replayed_lost: 0,
         }
     }
 
@@ -106,6 +110,15 @@ impl Tally {
             self.rate.events = events;
         }
         Ok(lost)
+    }
+
+    /// Counts a step of a recording, which has no probes' counters.
+    pub(crate) fn step(&mut self, step: &Step) {
+        match step {
+            Step::Input(Input::Event(_)) => self.replayed += 1,
+            Step::Input(Input::Loss(loss)) => self.replayed_lost += loss.records,
+            _ => {}
+        }
     }
 
     /// Counts a finding, once for each state that it reaches.
@@ -133,8 +146,8 @@ impl Tally {
         let of = |counter| self.counters.of(counter);
         Totals {
             duration_ns: now.since(self.started),
-            events: self.counters.written(),
-            lost: self.counters.dropped(),
+            events: self.counters.written() + self.replayed,
+            lost: self.counters.dropped() + self.replayed_lost,
             calls: of(Counter::Calls),
             call_records: of(Counter::CallRecords),
             call_drops: of(Counter::CallDrops),
