@@ -359,27 +359,22 @@ fn bind_last_one(facts: &Facts<'_>, settled: &mut Settled) {
     if !active {
         return;
     }
-    match settled
+    let own = settled
         .loose
         .iter()
-        .position(|loose| loose.plugin == candidate)
-    {
-        Some(at) => {
-            let loose = settled.loose.remove(at);
-            bind(settled, peer, loose);
-        }
-        None => {
-            settled.bindings.insert(
-                peer,
-                Binding {
-                    plugin: Some(candidate),
-                    ..Binding::default()
-                },
-            );
-            settled.open_peers.clear();
-            settled.candidates.clear();
-        }
+        .position(|loose| loose.plugin == candidate);
+    if let Some(at) = own {
+        let loose = settled.loose.remove(at);
+        bind(settled, peer, loose);
+        return;
     }
+    let binding = Binding {
+        plugin: Some(candidate),
+        ..Binding::default()
+    };
+    settled.bindings.insert(peer, binding);
+    settled.open_peers.clear();
+    settled.candidates.clear();
 }
 
 fn bind(settled: &mut Settled, peer: PeerId, loose: Loose) {

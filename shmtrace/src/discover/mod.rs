@@ -283,7 +283,7 @@ impl Discovery {
         entries
             .iter()
             .filter(|entry| entry.file == hub.file)
-            .map(|entry| (entry.start, entry.len(), entry.offset))
+            .map(|entry| (entry.start, entry.size(), entry.offset))
             .collect()
     }
 

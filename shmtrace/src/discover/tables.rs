@@ -96,13 +96,13 @@ fn mappings_of(member: &Member, hubs: &[Hub]) -> Vec<Mapping> {
                     found = Some(Mapping {
                         hub: hub.id,
                         base: entry.start,
-                        len: entry.len(),
+                        len: entry.size(),
                     });
                 }
                 Some(mapping)
                     if mapping.base + mapping.len == entry.start && mapping.len == entry.offset =>
                 {
-                    mapping.len += entry.len();
+                    mapping.len += entry.size();
                 }
                 _ => {}
             }

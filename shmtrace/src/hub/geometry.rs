@@ -100,7 +100,7 @@ impl Geometry {
         ];
         let mut end_before = hub::SIZE as u64;
         for (field, part, offset, bytes) in parts {
-            if offset % 64 != 0 || offset < end_before {
+            if !offset.is_multiple_of(64) || offset < end_before {
                 return absurd(field, offset, "a multiple of 64 after the part before it");
             }
             let Some(end) = offset.checked_add(bytes).filter(|end| *end <= MAX_CONTROL) else {

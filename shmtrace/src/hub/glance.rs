@@ -221,7 +221,8 @@ impl<'a> Glance<'a> {
     fn place(&self, offset: u64, bytes: u64) -> Option<usize> {
         let end = offset.checked_add(bytes)?;
         let place = usize::try_from(offset).ok()?;
-        (offset % bytes == 0 && end <= self.reader.geometry.control_bytes() as u64).then_some(place)
+        (offset.is_multiple_of(bytes) && end <= self.reader.geometry.control_bytes() as u64)
+            .then_some(place)
     }
 
     fn is_resident(&self, place: usize) -> bool {

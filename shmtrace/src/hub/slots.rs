@@ -152,7 +152,7 @@ impl HubReader {
         offset: u64,
         shift: u32,
     ) -> Result<(), String> {
-        if offset == 0 || offset % 8 != 0 {
+        if offset == 0 || !offset.is_multiple_of(8) {
             return Err("is no place for an extent".into());
         }
         let header = self

@@ -30,7 +30,7 @@ pub struct MapEntry {
 
 impl MapEntry {
     /// Bytes mapped.
-    pub fn len(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.end - self.start
     }
 }
@@ -126,7 +126,7 @@ mod tests {
                 inode: 99
             }
         );
-        assert_eq!((entries[0].offset, entries[0].len()), (0x1000, 0x2000));
+        assert_eq!((entries[0].offset, entries[0].size()), (0x1000, 0x2000));
     }
 
     #[test]

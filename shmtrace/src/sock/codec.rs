@@ -97,7 +97,7 @@ pub fn parse_replies(
         if answers == sequence {
             match kind {
                 SOCK_DIAG_BY_FAMILY => {
-                    replies.push(Reply::Socket(parse_socket(message).ok_or(error)?))
+                    replies.push(Reply::Socket(parse_socket(message).ok_or(error)?));
                 }
                 NLMSG_DONE => replies.push(Reply::Done),
                 NLMSG_ERROR => {
