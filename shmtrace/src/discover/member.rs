@@ -7,6 +7,9 @@ use shmtrace_engine::{Mono, ProcId};
 use super::claim::{self, Claim};
 use crate::process::{MapEntry, Process, Sockets};
 
+/// How long a process with its parent's command line is taken for a copy that is about to execute something (ns).
+const COPY_LASTS: u64 = 300_000_000;
+
 /// A process of the tree as it was when last examined.
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -103,6 +106,11 @@ impl Member {
     /// Compares its command line with that of its parent.
     pub(crate) fn compare_with(&mut self, parent: Option<&[std::ffi::OsString]>) {
         self.is_copy = parent.is_some_and(|words| !words.is_empty() && words == self.words);
+    }
+
+    /// It is likely to execute its own program in a moment, and plays no part before.
+    pub(crate) fn is_fresh_copy(&self, now: Mono) -> bool {
+        self.is_copy && now.since(self.program_since) < COPY_LASTS
     }
 
     /// Its command line.

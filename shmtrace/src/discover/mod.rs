@@ -43,8 +43,6 @@ const PARTICIPANT_AGAIN: u64 = 2_000_000_000;
 const OTHER_AGAIN: u64 = 5_000_000_000;
 /// Processes examined in one refresh; the rest follows in the next. One costs about 100 us.
 const BUDGET: usize = 256;
-/// How long a process with its parent's command line is taken for a copy that is about to execute something (ns).
-const COPY_LASTS: u64 = 300_000_000;
 /// How often a damaged hub is tried again (ns).
 const REOPEN_AFTER: u64 = 1_000_000_000;
 
@@ -84,6 +82,8 @@ pub struct Changes {
     pub probes: Vec<ProbeUpdate>,
     /// For people: limits that were reached, hubs that were refused, blind spots. Each is said once.
     pub notes: Vec<String>,
+    /// A hub was refused because this program does not speak its version.
+    pub unsupported: bool,
 }
 
 /// A change of the probes' tables.
@@ -342,7 +342,9 @@ impl Discovery {
                 } else {
                     OTHER_AGAIN
                 };
-                member.hinted || member.examined.is_none_or(|at| now.since(at) >= again)
+                member.hinted
+                    || member.is_fresh_copy(now)
+                    || member.examined.is_none_or(|at| now.since(at) >= again)
             })
             .map(|member| member.id.pid)
             .take(BUDGET)
@@ -448,6 +450,8 @@ impl Discovery {
             }
             Err(error) => {
                 let young = self.dismissed.add(entry.file, now) && error.problem.may_pass();
+                changes.unsupported |=
+                    matches!(error.problem, crate::hub::HubProblem::Version { .. });
                 self.note_if(!young, &error.to_string(), changes);
                 young
             }
@@ -568,7 +572,7 @@ fn participant<'a>(member: &'a Member, hub: &Hub, now: Mono) -> Participant<'a> 
         claims_this_hub: member.claim.peer.is_some() && (named || hubs_mapped.len() == 1),
         sockets: &member.sockets,
         pids: &member.pids,
-        is_fresh_copy: member.is_copy && now.since(member.program_since) < COPY_LASTS,
+        is_fresh_copy: member.is_fresh_copy(now),
     }
 }
 
