@@ -31,29 +31,84 @@ pub struct Geometry {
     pub extents: u64,
 }
 
+/// A header as it stands in the file, believed in nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// It begins with `RAPAHUB`.
+    pub has_magic: bool,
+    /// `major << 16 | minor`.
+    pub version: u32,
+    /// Feature flags.
+    pub flags: u32,
+    /// Entries of the peer table.
+    pub max_peers: u16,
+    /// Peers that are attached.
+    pub active_peers: u16,
+    /// The next peer id.
+    pub peer_id_counter: u16,
+    /// Bytes of the file in use.
+    pub current_size: u64,
+    /// Extents of all classes.
+    pub extent_count: u32,
+    /// Descriptors of a ring.
+    pub ring_capacity: u32,
+    /// File offset of the peer table.
+    pub peer_table: u64,
+    /// File offset of the first ring.
+    pub ring_region: u64,
+    /// File offset of the size class headers.
+    pub size_classes: u64,
+    /// File offset of the first extent.
+    pub extents: u64,
+}
+
+impl Header {
+    /// From the first bytes of a file.
+    pub fn parse(bytes: &[u8; hub::SIZE]) -> Self {
+        let u16_at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        Self {
+            has_magic: bytes[hub::MAGIC..hub::MAGIC + 8] == layout::MAGIC,
+            version: u32_at(bytes, hub::VERSION),
+            flags: u32_at(bytes, hub::FLAGS),
+            max_peers: u16_at(hub::MAX_PEERS),
+            active_peers: u16_at(hub::ACTIVE_PEERS),
+            peer_id_counter: u16_at(hub::PEER_ID_COUNTER),
+            current_size: u64_at(bytes, hub::CURRENT_SIZE),
+            extent_count: u32_at(bytes, hub::EXTENT_COUNT),
+            ring_capacity: u32_at(bytes, hub::RING_CAPACITY),
+            peer_table: u64_at(bytes, hub::PEER_TABLE_OFFSET),
+            ring_region: u64_at(bytes, hub::RING_REGION_OFFSET),
+            size_classes: u64_at(bytes, hub::SIZE_CLASS_OFFSET),
+            extents: u64_at(bytes, hub::EXTENT_REGION_OFFSET),
+        }
+    }
+
+    /// Major and minor version.
+    pub fn version(&self) -> (u16, u16) {
+        ((self.version >> 16) as u16, self.version as u16)
+    }
+}
+
 impl Geometry {
     /// Reads and checks a header of a file of `size` bytes.
-    pub fn parse(header: &[u8; hub::SIZE], size: u64) -> Result<Self, HubProblem> {
-        if header[hub::MAGIC..hub::MAGIC + 8] != layout::MAGIC {
+    pub fn parse(bytes: &[u8; hub::SIZE], size: u64) -> Result<Self, HubProblem> {
+        let header = Header::parse(bytes);
+        if !header.has_magic {
             return Err(HubProblem::NoMagic);
         }
-        let version = u32_at(header, hub::VERSION);
-        let major = (version >> 16) as u16;
+        let (major, minor) = header.version();
         if major != layout::VERSION_MAJOR {
-            return Err(HubProblem::Version {
-                major,
-                minor: version as u16,
-            });
+            return Err(HubProblem::Version { major, minor });
         }
         let geometry = Self {
-            version,
-            flags: u32_at(header, hub::FLAGS),
-            max_peers: u16::from_ne_bytes([header[hub::MAX_PEERS], header[hub::MAX_PEERS + 1]]),
-            ring_capacity: u32_at(header, hub::RING_CAPACITY),
-            peer_table: u64_at(header, hub::PEER_TABLE_OFFSET),
-            ring_region: u64_at(header, hub::RING_REGION_OFFSET),
-            size_classes: u64_at(header, hub::SIZE_CLASS_OFFSET),
-            extents: u64_at(header, hub::EXTENT_REGION_OFFSET),
+            version: header.version,
+            flags: header.flags,
+            max_peers: header.max_peers,
+            ring_capacity: header.ring_capacity,
+            peer_table: header.peer_table,
+            ring_region: header.ring_region,
+            size_classes: header.size_classes,
+            extents: header.extents,
         };
         geometry.check(size)?;
         Ok(geometry)
@@ -77,7 +132,29 @@ impl Geometry {
                 "a power of two up to 65536",
             );
         }
-        let parts = [
+        let mut end_before = hub::SIZE as u64;
+        for (field, _, offset, bytes) in self.parts() {
+            if !offset.is_multiple_of(64) || offset < end_before {
+                return absurd(field, offset, "a multiple of 64 after the part before it");
+            }
+            let end = offset.checked_add(bytes).filter(|end| *end <= MAX_CONTROL);
+            let Some(end) = end else {
+                return absurd(field, offset, "within the first 512 MiB");
+            };
+            end_before = end;
+        }
+        for (_, part, offset, bytes) in self.parts() {
+            let needed = offset + bytes;
+            if needed > size {
+                return Err(HubProblem::Truncated { part, needed, size });
+            }
+        }
+        Ok(())
+    }
+
+    /// Field, name, offset and bytes of the parts, in the order in which they lie.
+    fn parts(&self) -> [(&'static str, &'static str, u64, u64); 4] {
+        [
             (
                 "peer_table_offset",
                 "peer table",
@@ -97,25 +174,7 @@ impl Geometry {
                 class_header_bytes(),
             ),
             ("extent_region_offset", "extents", self.extents, 0),
-        ];
-        let mut end_before = hub::SIZE as u64;
-        for (field, part, offset, bytes) in parts {
-            if !offset.is_multiple_of(64) || offset < end_before {
-                return absurd(field, offset, "a multiple of 64 after the part before it");
-            }
-            let Some(end) = offset.checked_add(bytes).filter(|end| *end <= MAX_CONTROL) else {
-                return absurd(field, offset, "within the first 512 MiB");
-            };
-            if end > size {
-                return Err(HubProblem::Truncated {
-                    part,
-                    needed: end,
-                    size,
-                });
-            }
-            end_before = end;
-        }
-        Ok(())
+        ]
     }
 
     /// Bytes of the control part, from the file's begin to the end of the class headers.

@@ -217,12 +217,15 @@ impl<'a> Glance<'a> {
         Some(u32::from_ne_bytes(bytes))
     }
 
-    /// An offset that may be loaded from: aligned, and all of it in the control part.
+    /// An offset that may be loaded from: aligned, and all of it in the control part of the file as it was opened.
     fn place(&self, offset: u64, bytes: u64) -> Option<usize> {
         let end = offset.checked_add(bytes)?;
         let place = usize::try_from(offset).ok()?;
-        (offset.is_multiple_of(bytes) && end <= self.reader.geometry.control_bytes() as u64)
-            .then_some(place)
+        let limit = self
+            .reader
+            .opened_size
+            .min(self.reader.geometry.control_bytes() as u64);
+        (offset.is_multiple_of(bytes) && end <= limit).then_some(place)
     }
 
     fn is_resident(&self, place: usize) -> bool {

@@ -6,6 +6,7 @@
 //! (`guard`), and pages that are not there are never touched, because reading a hole of a tmpfs file through a mapping
 //! would allocate it in the victim's name (`Glance`).
 
+mod check;
 mod error;
 mod geometry;
 mod glance;
@@ -19,8 +20,9 @@ use std::{cell::RefCell, fs::File, os::unix::fs::FileExt as _};
 use memmap2::MmapRaw;
 use shmtrace_engine::{Direction, PeerId};
 
+pub use check::{check, waiting_descriptors};
 pub use error::{HubError, HubProblem};
-pub use geometry::{Geometry, MAX_RING_CAPACITY};
+pub use geometry::{Geometry, Header, MAX_RING_CAPACITY};
 pub use glance::{Descriptor, Glance, PeerEntry, RingView};
 pub use open::looks_like_a_hub;
 pub use slots::{ClassSlots, ExtentInfo, MAX_SLOTS, Slot, SlotScan};
@@ -52,6 +54,13 @@ impl HubReader {
     /// Where things are in it.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// The header as it is now; `None` if it is not there any more.
+    pub fn header(&self) -> Option<Header> {
+        let mut header = [0; layout::hub::SIZE];
+        self.file.read_exact_at(&mut header, 0).ok()?;
+        Some(Header::parse(&header))
     }
 
     /// Bytes of the file now; 0 if that cannot be told.

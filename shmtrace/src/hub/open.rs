@@ -15,7 +15,9 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use shm_transport::layout::{self, hub};
 
-use super::{Geometry, HubError, HubProblem, HubReader, guard, guard::Guard, residency::Residency};
+use super::{
+    Geometry, Header, HubError, HubProblem, HubReader, guard, guard::Guard, residency::Residency,
+};
 use crate::process::{MapEntry, Process};
 
 impl HubReader {
@@ -40,21 +42,57 @@ impl HubReader {
             })
     }
 
+    /// Opens a hub by its path even if it was cut short, with what is wrong with it: what lies after the cut reads as
+    /// missing.
+    pub fn open_damaged(path: &Path) -> Result<(Self, Option<HubProblem>), HubError> {
+        let name = path.display().to_string();
+        open_regular(CWD, path)
+            .and_then(|file| Self::from_damaged_file(file, name.clone()))
+            .map_err(|problem| HubError {
+                path: name,
+                problem,
+            })
+    }
+
+    /// The header of a file, whatever it says; `None` if it is no file, or shorter.
+    pub fn header_of(path: &Path) -> Option<Header> {
+        let mut header = [0; hub::SIZE];
+        let file = open_regular(CWD, path).ok()?;
+        file.read_exact_at(&mut header, 0).ok()?;
+        Some(Header::parse(&header))
+    }
+
     fn from_file(file: File, path: String) -> Result<Self, HubProblem> {
+        match Self::from_damaged_file(file, path)? {
+            (reader, None) => Ok(reader),
+            (_, Some(problem)) => Err(problem),
+        }
+    }
+
+    fn from_damaged_file(
+        file: File,
+        path: String,
+    ) -> Result<(Self, Option<HubProblem>), HubProblem> {
         let size = file.metadata()?.len();
         if size < hub::SIZE as u64 {
             return Err(HubProblem::TooShort { size });
         }
         let mut header = [0; hub::SIZE];
         file.read_exact_at(&mut header, 0)?;
-        let geometry = Geometry::parse(&header, size)?;
+        let (geometry, problem) = match Geometry::parse(&header, size) {
+            Err(problem @ HubProblem::Truncated { .. }) => {
+                // The same, had it not been cut.
+                (Geometry::parse(&header, u64::MAX)?, Some(problem))
+            }
+            other => (other?, None),
+        };
         let page = rustix::param::page_size();
         let bytes = geometry.control_bytes().next_multiple_of(page);
         let control = map(&file, bytes)?;
         let guard = Guard::register(control.as_ptr(), bytes)?.ok_or(HubProblem::TooMany {
             limit: guard::MAX_GUARDED,
         })?;
-        Ok(Self {
+        let reader = Self {
             path,
             file,
             geometry,
@@ -62,7 +100,8 @@ impl HubReader {
             control,
             residency: RefCell::new(Residency::new(bytes / page)),
             opened_size: size,
-        })
+        };
+        Ok((reader, problem))
     }
 }
 

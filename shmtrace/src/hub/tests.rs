@@ -374,3 +374,127 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_sound_hub_passes_the_check_and_each_fault_is_named() {
+    let reader = |fixture: &Fixture| HubReader::open_path(&fixture.write()).unwrap();
+    assert_eq!(check(&reader(&Fixture::new())), Vec::<String>::new());
+    let entry = hub::SIZE + 2 * peer::SIZE;
+    let faults: [(usize, Vec<u8>, &str); 6] = [
+        (
+            hub::CURRENT_SIZE,
+            u64::MAX.to_ne_bytes().into(),
+            "bytes are in use",
+        ),
+        (
+            entry + peer::SEND_RING_OFFSET,
+            64_u64.to_ne_bytes().into(),
+            "its entry says offset 64",
+        ),
+        (entry + peer::FLAGS, vec![1, 0, 0, 0], ""),
+        (
+            ring_at(PEER, Direction::ToHost) + 64,
+            vec![1],
+            "tail 1 is beyond head 0",
+        ),
+        (
+            ring_at(PEER, Direction::ToHost),
+            vec![9],
+            "9 entries wait in 8 places",
+        ),
+        (
+            ring_at(PEER, Direction::ToPeer) + 128,
+            vec![7],
+            "says capacity 7",
+        ),
+    ];
+    for (at, value, expected) in faults {
+        let mut fixture = Fixture::new();
+        fixture.set(at, &value);
+        let problems = check(&reader(&fixture));
+        if expected.is_empty() {
+            assert_eq!(problems, Vec::<String>::new());
+        } else {
+            assert!(
+                problems.iter().any(|problem| problem.contains(expected)),
+                "{expected}: {problems:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn waiting_descriptors_must_refer_to_slots_in_flight() {
+    let mut fixture = Fixture::new();
+    fixture.set_ring(PEER, Direction::ToPeer, 2, 0);
+    for index in 0..2 {
+        let at = descriptor_at(PEER, Direction::ToPeer, index);
+        fixture.set(at + desc::PAYLOAD_SLOT, &(1_u32 << 29).to_ne_bytes());
+        fixture.set(at + desc::PAYLOAD_GENERATION, &9_u32.to_ne_bytes());
+    }
+    fixture.set(slot_at(1, 0) + slot::GENERATION, &9_u32.to_ne_bytes());
+    let reader = HubReader::open_path(&fixture.write()).unwrap();
+    let problems = check(&reader);
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem
+                .contains("entry 0: refers to slot 0 of class 1, which is in state 0")),
+        "{problems:?}"
+    );
+    assert!(
+        problems.iter().any(|problem| problem
+            .contains("entry 1: refers to slot 0 of class 1, as peer 2 recv ring entry 0 does")),
+        "{problems:?}"
+    );
+    fixture.set(
+        descriptor_at(PEER, Direction::ToPeer, 0) + desc::PAYLOAD_SLOT,
+        &(1_u32 << 29 | 77).to_ne_bytes(),
+    );
+    let problems = check(&reader);
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("slot 77 of class 1, which does not exist")),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn what_lies_before_a_cut_is_still_read() {
+    let mut fixture = Fixture::new();
+    fixture.set_ring(PeerId(0), Direction::ToHost, 7, 3);
+    let path = fixture.write();
+    let cut = ring_at(PEER, Direction::ToHost) as u64;
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(cut)
+        .unwrap();
+    let (reader, problem) = HubReader::open_damaged(&path).unwrap();
+    assert!(
+        matches!(problem, Some(HubProblem::Truncated { part: "rings", .. })),
+        "{problem:?}"
+    );
+    let glance = reader.glance();
+    assert_eq!(
+        glance
+            .ring(PeerId(0), Direction::ToHost)
+            .unwrap()
+            .indexes
+            .len(),
+        4
+    );
+    assert_eq!(glance.ring(PEER, Direction::ToHost), None);
+    assert!(
+        check(&reader)
+            .iter()
+            .any(|problem| problem == "peer 2 send ring: is not in the file")
+    );
+    assert_eq!(HubReader::header_of(&path).unwrap().version(), (1, 0));
+    assert_eq!(
+        HubReader::header_of(std::path::Path::new("/dev/null")),
+        None
+    );
+}
