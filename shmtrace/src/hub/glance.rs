@@ -130,7 +130,10 @@ impl Descriptor {
 
 impl<'a> Glance<'a> {
     pub(super) fn new(reader: &'a HubReader) -> Self {
-        reader.residency.borrow_mut().look(&reader.control);
+        // While another glance is in use, its look at the page table serves this one too.
+        if let Ok(mut residency) = reader.residency.try_borrow_mut() {
+            residency.look(&reader.control);
+        }
         Self {
             reader,
             residency: reader.residency.borrow(),
