@@ -1,6 +1,7 @@
 //! Project automation: `cargo xtask COMMAND`. Few dependencies, since this is the first thing that a new clone compiles.
 
 mod apt;
+mod bench;
 mod demo;
 mod lint;
 mod process;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Test),
     /// Plant a hang in real processes and watch shmtrace find it
     Demo(demo::Demo),
+    /// Measure what tracing costs, side by side with other tracers
+    Bench(bench::Bench),
     /// Run the daemon on Debian's kernels from 5.10 to the newest, emulated
     VmTest(vm_test::VmTest),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Test(test) => test.run(),
         Task::Demo(demo) => demo.run(),
+        Task::Bench(bench) => bench.run(),
         Task::VmTest(vm_test) => vm_test.run(),
     };
     match done {

@@ -3,6 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A command from words.
 pub(crate) fn command<'a>(program: &str, args: impl IntoIterator<Item = &'a str>) -> Command {
@@ -52,6 +53,21 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
     output(command).is_some()
 }
 
+/// Asks a child that was not waited for yet to end.
+pub(crate) fn terminate(child: &Child) -> Result<()> {
+    signal(child, Signal::TERM)
+}
+
+/// What ^C would do.
+pub(crate) fn interrupt(child: &Child) -> Result<()> {
+    signal(child, Signal::INT)
+}
+
+fn signal(child: &Child, signal: Signal) -> Result<()> {
+    let pid = Pid::from_child(child);
+    kill_process(pid, signal).with_context(|| format!("cannot signal process {}", child.id()))
+}
+
 /// A child that does not outlive us.
 pub(crate) struct Guard(pub(crate) Child);
 
@@ -59,9 +75,7 @@ impl Guard {
     /// Asks the child to end, and waits until it has.
     pub(crate) fn end(mut self) -> Result<()> {
         if self.0.try_wait()?.is_none() {
-            let pid = rustix::process::Pid::from_child(&self.0);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-                .with_context(|| format!("cannot end process {pid:?}"))?;
+            terminate(&self.0)?;
         }
         self.0.wait().context("cannot wait for a child")?;
         Ok(())

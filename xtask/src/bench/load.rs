@@ -1,0 +1,184 @@
+//! The loads: processes of `bench-load` that measure when they are told to.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::process::{self, Guard};
+
+/// Where a pair runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// Host and plugin on one processor: the most calls a second, the worst case.
+    Same,
+    /// Each on its own, beside a spinner that keeps it from halting: what a busy machine looks like.
+    Spin,
+}
+
+/// A load that runs, and what it takes orders through.
+pub(crate) struct Load {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    /// The processes that a tracer is to watch.
+    pub(crate) pids: Vec<u32>,
+    _spinners: Vec<Guard>,
+}
+
+impl Load {
+    /// A host and a plugin that call each other.
+    pub(crate) fn pair(programs: &Path, transport: &str, placement: Placement) -> Result<Self> {
+        let plugin_cpu = if placement == Placement::Same {
+            "0"
+        } else {
+            "1"
+        };
+        let spinners = match placement {
+            Placement::Same => Vec::new(),
+            Placement::Spin => vec![spinner("0")?, spinner("1")?],
+        };
+        let args = [
+            "pair",
+            "--transport",
+            transport,
+            "--cpu",
+            "0",
+            "--plugin-cpu",
+            plugin_cpu,
+        ];
+        Self::start(programs, &args, spinners)?.with_plugin()
+    }
+
+    /// A host with a doorbell, and a plugin that never looks at it.
+    pub(crate) fn doorbell(programs: &Path, transport: &str) -> Result<Self> {
+        let args = [
+            "pair",
+            "--transport",
+            transport,
+            "--cpu",
+            "0",
+            "--plugin-cpu",
+            "1",
+            "--idle",
+        ];
+        Self::start(programs, &args, Vec::new())?.with_plugin()
+    }
+
+    /// A process that has nothing to do with any of this.
+    pub(crate) fn alone(programs: &Path) -> Result<Self> {
+        Self::start(programs, &["alone", "--cpu", "0"], Vec::new())
+    }
+
+    fn start(programs: &Path, args: &[&str], spinners: Vec<Guard>) -> Result<Self> {
+        let mut command = Command::new(programs.join("bench-load"));
+        command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot start bench-load")?;
+        let orders = child.stdin.take().context("bench-load has no stdin")?;
+        let answers = BufReader::new(child.stdout.take().context("bench-load has no stdout")?);
+        let pids = vec![child.id()];
+        Ok(Self {
+            child,
+            orders,
+            answers,
+            pids,
+            _spinners: spinners,
+        })
+    }
+
+    fn with_plugin(mut self) -> Result<Self> {
+        let said = self.answer()?;
+        let plugin = said["plugin"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok());
+        self.pids
+            .push(plugin.context("bench-load names no plugin")?);
+        Ok(self)
+    }
+
+    /// Has it measure.
+    pub(crate) fn measure(&mut self, order: &str) -> Result<Value> {
+        writeln!(self.orders, "{order}")
+            .with_context(|| format!("bench-load does not take `{order}`"))?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        if self
+            .answers
+            .read_line(&mut line)
+            .context("cannot read from bench-load")?
+            == 0
+        {
+            bail!("bench-load ended");
+        }
+        serde_json::from_str(&line).with_context(|| format!("bench-load said {line:?}"))
+    }
+
+    /// Round trips a second for a time.
+    pub(crate) fn trips_a_second(&mut self, time: Duration) -> Result<f64> {
+        let result = self.measure(&format!("trips {} 0", time.as_millis()))?;
+        Ok(number(&result, "round_trips")? / (number(&result, "elapsed_ns")? / 1e9))
+    }
+
+    /// Median and 99th percentile of a round trip, in microseconds, with a pause of 200 us after each.
+    pub(crate) fn paced(&mut self, time: Duration) -> Result<(f64, f64)> {
+        let result = self.measure(&format!("trips {} 200000", time.as_millis()))?;
+        Ok((
+            number(&result, "p50_ns")? / 1e3,
+            number(&result, "p99_ns")? / 1e3,
+        ))
+    }
+
+    /// Nanoseconds that one call takes.
+    pub(crate) fn per_call(&mut self, what: &str, time: Duration) -> Result<f64> {
+        let result = self.measure(&format!("{what} {}", time.as_millis()))?;
+        Ok(number(&result, "elapsed_ns")? / number(&result, "calls")?)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It has no state to keep, its plugin dies with it, and a child that is gone is what is wanted.
+        let _ = process::terminate(&self.child);
+        let _ = self.child.wait();
+    }
+}
+
+fn number(result: &Value, field: &str) -> Result<f64> {
+    result[field]
+        .as_f64()
+        .with_context(|| format!("bench-load did not tell `{field}`: {result}"))
+}
+
+/// Runs whenever its processor has nothing else to do.
+fn spinner(cpu: &str) -> Result<Guard> {
+    let mut command = process::command(
+        "chrt",
+        [
+            "--idle",
+            "0",
+            "taskset",
+            "--cpu-list",
+            cpu,
+            "sh",
+            "-c",
+            "while :; do :; done",
+        ],
+    );
+    Ok(Guard(
+        command
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start a spinner with chrt and taskset")?,
+    ))
+}

@@ -1,0 +1,276 @@
+//! The tracers that are compared, each with the options that serve it best.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    apt,
+    process::{self, Guard},
+};
+
+/// What watches a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tracer {
+    Shmtrace,
+    Strace,
+    PerfTrace,
+    BpftraceLines,
+    BpftraceCounts,
+}
+
+pub(crate) const ALL: [Tracer; 5] = [
+    Tracer::Shmtrace,
+    Tracer::BpftraceCounts,
+    Tracer::BpftraceLines,
+    Tracer::PerfTrace,
+    Tracer::Strace,
+];
+
+/// The calls that the old command listed.
+const CALLS: [&str; 5] = ["sendto", "recvfrom", "epoll_wait", "epoll_pwait", "futex"];
+
+/// What tracing itself took; of shmtrace only.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cost {
+    pub(crate) attach: Duration,
+    pub(crate) detach: Duration,
+    /// Processor time since it was attached.
+    pub(crate) cpu: Duration,
+    pub(crate) resident_kib: u64,
+    pub(crate) events: u64,
+    pub(crate) lost: u64,
+    pub(crate) findings: u64,
+}
+
+/// A tracer that is attached.
+pub(crate) struct Attached {
+    tracer: Tracer,
+    child: Guard,
+    /// The lines of shmtrace after the header.
+    lines: Option<thread::JoinHandle<Vec<String>>>,
+    attach: Duration,
+    cpu_at_start: Duration,
+}
+
+impl Tracer {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Shmtrace => "shmtrace, judging live",
+            Self::Strace => "strace",
+            Self::PerfTrace => "perf trace",
+            Self::BpftraceLines => "bpftrace, a line per event",
+            Self::BpftraceCounts => "bpftrace, counting only",
+        }
+    }
+
+    /// Installs the Debian package that has it, unless it is there.
+    pub(crate) fn install(self) -> Result<()> {
+        let (program, package) = match self {
+            Self::Shmtrace => return Ok(()),
+            Self::Strace => ("strace", "strace"),
+            Self::PerfTrace => ("perf", "linux-perf"),
+            Self::BpftraceLines | Self::BpftraceCounts => ("bpftrace", "bpftrace"),
+        };
+        if process::succeeds(&mut process::command(program, ["--version"])) {
+            return Ok(());
+        }
+        apt::install(&[package])
+    }
+
+    fn command(self, programs: &Path, pids: &[u32]) -> Command {
+        let words: Vec<String> = pids.iter().map(u32::to_string).collect();
+        let list = words.join(",");
+        match self {
+            Self::Shmtrace => {
+                let mut command = Command::new(programs.join("shmtrace"));
+                // The plugin is the host's child: the root is enough.
+                command.args(["--pid-tree", &words[0], "--format", "json"]);
+                command
+            }
+            Self::Strace => {
+                let calls = format!("trace={}", CALLS.join(","));
+                let mut command = process::command(
+                    "strace",
+                    ["-f", "-qq", "-tt", "-T", "-e", &calls, "-o", "/dev/null"],
+                );
+                command.args(words.iter().flat_map(|pid| ["-p", pid]));
+                command
+            }
+            Self::PerfTrace => process::command(
+                "perf",
+                [
+                    "trace",
+                    "--event",
+                    &CALLS.join(","),
+                    "--pid",
+                    &list,
+                    "--output",
+                    "/dev/null",
+                ],
+            ),
+            Self::BpftraceLines => {
+                let action = "printf(\"%lu %d %d %s %d\\n\", nsecs, pid, tid, probe, args->ret)";
+                process::command(
+                    "bpftrace",
+                    ["-q", "-o", "/dev/null", "-e", &script(pids, action)],
+                )
+            }
+            Self::BpftraceCounts => process::command(
+                "bpftrace",
+                [
+                    "-q",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    &script(pids, "@[pid, probe] = count()"),
+                ],
+            ),
+        }
+    }
+
+    /// Starts it and waits until it traces.
+    pub(crate) fn attach(self, programs: &Path, pids: &[u32]) -> Result<Attached> {
+        let mut command = self.command(programs, pids);
+        let pipe = if self == Self::Shmtrace {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(pipe)
+            .stderr(Stdio::null());
+        let started = Instant::now();
+        let mut child = Guard(
+            command
+                .spawn()
+                .with_context(|| format!("cannot start {}", self.name()))?,
+        );
+        let mut attach = started.elapsed();
+        let mut lines = None;
+        if self == Self::Shmtrace {
+            let mut output =
+                BufReader::new(child.0.stdout.take().context("shmtrace has no stdout")?);
+            let mut header = String::new();
+            output
+                .read_line(&mut header)
+                .context("cannot read from shmtrace")?;
+            attach = started.elapsed();
+            if header.is_empty() {
+                bail!("shmtrace ended without a header: {}", child.0.wait()?);
+            }
+            lines = Some(thread::spawn(move || {
+                output.lines().map_while(Result::ok).collect()
+            }));
+            thread::sleep(Duration::from_millis(500));
+        } else {
+            // None of them says when it traces; bpftrace compiles first.
+            thread::sleep(Duration::from_millis(2500));
+        }
+        if let Some(status) = child.0.try_wait()? {
+            bail!("{} ended at once ({status})", self.name());
+        }
+        let cpu_at_start = cpu_time(child.0.id())?;
+        Ok(Attached {
+            tracer: self,
+            child,
+            lines,
+            attach,
+            cpu_at_start,
+        })
+    }
+}
+
+impl Attached {
+    /// Ends it as ^C would, and tells what it took.
+    pub(crate) fn detach(mut self) -> Result<Cost> {
+        let pid = self.child.0.id();
+        let cpu = cpu_time(pid)?.saturating_sub(self.cpu_at_start);
+        let resident_kib = resident_kib(pid)?;
+        let started = Instant::now();
+        process::interrupt(&self.child.0)?;
+        while self.child.0.try_wait()?.is_none() {
+            if started.elapsed() > Duration::from_secs(20) {
+                bail!("{} does not end when it is interrupted", self.tracer.name());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let detach = started.elapsed();
+        let mut cost = Cost {
+            attach: self.attach,
+            detach,
+            cpu,
+            resident_kib,
+            ..Cost::default()
+        };
+        if let Some(lines) = self.lines {
+            let lines = lines.join().unwrap_or_default();
+            let summary = lines
+                .iter()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .rfind(|line| line["type"] == "summary");
+            let summary = summary.context("shmtrace ended without a summary")?;
+            cost.events = summary["events"]
+                .as_u64()
+                .context("a summary without `events`")?;
+            cost.lost = summary["lost"]
+                .as_u64()
+                .context("a summary without `lost`")?;
+            let findings = summary["findings"]
+                .as_object()
+                .context("a summary without `findings`")?;
+            cost.findings = findings.values().filter_map(Value::as_u64).sum();
+        }
+        Ok(cost)
+    }
+}
+
+fn script(pids: &[u32], action: &str) -> String {
+    let filter: Vec<String> = pids.iter().map(|pid| format!("pid == {pid}")).collect();
+    let filter = filter.join(" || ");
+    CALLS
+        .map(|call| format!("tracepoint:syscalls:sys_exit_{call} /{filter}/ {{ {action}; }}"))
+        .join(" ")
+}
+
+/// Time on a processor of all threads that a process has.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
+    let folder = format!("/proc/{pid}/task");
+    let mut total = Duration::ZERO;
+    for task in fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))? {
+        let file = task?.path().join("schedstat");
+        // A thread that has just ended is not counted.
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        let nanos = text.split(' ').next().and_then(|word| word.parse().ok());
+        total += Duration::from_nanos(
+            nanos.with_context(|| format!("{} is not understood", file.display()))?,
+        );
+    }
+    Ok(total)
+}
+
+/// The most memory it ever had.
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
+    let file = format!("/proc/{pid}/status");
+    let status = File::open(&file).with_context(|| format!("cannot open {file}"))?;
+    let line = BufReader::new(status)
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| line.starts_with("VmHWM:"));
+    let word = line
+        .as_deref()
+        .and_then(|line| line.split_whitespace().nth(1))
+        .and_then(|word| word.parse().ok());
+    word.with_context(|| format!("{file} has no VmHWM"))
+}
