@@ -9,8 +9,9 @@ mod record;
 pub mod syscalls;
 
 pub use maps::{
-    Counter, Counters, Doorbell, FdKey, HubMapping, KernelOffsets, KnownFd, MAX_KNOWN_FDS, MAX_DOORBELLS, MAX_HUBS_PER_PROCESS,
-    MAX_PROCESSES, MAX_RINGS, PROC_PARTICIPANT, Process, SIDE_HOST, SIDE_IGNORED, SIDE_PLUGIN,
+    Counter, Counters, Doorbell, FdKey, HubMapping, KernelOffsets, KnownFd, MAX_DOORBELLS,
+    MAX_HUBS_PER_PROCESS, MAX_KNOWN_FDS, MAX_PROCESSES, MAX_RINGS, PROC_PARTICIPANT, Process,
+    SIDE_HOST, SIDE_IGNORED, SIDE_PLUGIN,
 };
 pub use record::{FLAG_PROCESS, FLAG_RINGS, Kind, NO_PEER, Record};
 

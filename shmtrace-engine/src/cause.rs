@@ -40,10 +40,17 @@ pub(crate) fn judge(case: &Case<'_>) -> Verdict {
     if !history.covers(case.ring.tail) || history.rings.iter().any(|ring| ring.head.is_none()) {
         return unknown();
     }
-    let covering = history.rings.iter().rev().find(|ring| ring.head.is_some_and(|head| head >= case.ring.head));
+    let covering = history
+        .rings
+        .iter()
+        .rev()
+        .find(|ring| ring.head.is_some_and(|head| head >= case.ring.head));
     match covering {
         Some(ring) if ring.signalled() => signalled(case, ring),
-        Some(ring) => Verdict { cause: Cause::RingFailed, culprit: Some((ring.proc, ring.tid)) },
+        Some(ring) => Verdict {
+            cause: Cause::RingFailed,
+            culprit: Some((ring.proc, ring.tid)),
+        },
         None => unannounced(case),
     }
 }
@@ -57,20 +64,39 @@ fn signalled(case: &Case<'_>, ring: &Ring) -> Verdict {
         .iter()
         .find(|ring| ring.signalled() && ring.head.is_some_and(|head| head > case.ring.tail))
         .map_or(ring.at, |first| first.at);
-    let takes: Vec<&Take> = case.history.takes.iter().filter(|take| take.at.plus(SKEW) >= since).collect();
+    let takes: Vec<&Take> = case
+        .history
+        .takes
+        .iter()
+        .filter(|take| take.at.plus(SKEW) >= since)
+        .collect();
     let last_of = |own: bool| {
-        takes.iter().rev().find(|take| case.consumer.is_none_or(|consumer| (take.proc == consumer) == own)).copied()
+        takes
+            .iter()
+            .rev()
+            .find(|take| {
+                case.consumer
+                    .is_none_or(|consumer| (take.proc == consumer) == own)
+            })
+            .copied()
     };
     // The token of the last signal is the one that is missing: whoever took last took it.
     match (last_of(true), last_of(false)) {
         (_, Some(thief)) if case.consumer.is_some() && !taken_later(last_of(true), thief) => {
-            Verdict { cause: Cause::Stolen, culprit: Some((thief.proc, thief.tid)) }
+            Verdict {
+                cause: Cause::Stolen,
+                culprit: Some((thief.proc, thief.tid)),
+            }
         }
-        (Some(own), _) if own.at.plus(SKEW) >= ring.at => {
-            Verdict { cause: Cause::ConsumedThenSlept, culprit: Some((own.proc, own.tid)) }
-        }
+        (Some(own), _) if own.at.plus(SKEW) >= ring.at => Verdict {
+            cause: Cause::ConsumedThenSlept,
+            culprit: Some((own.proc, own.tid)),
+        },
         // Queued, gone, and nobody in the tree took it.
-        (None, None) if ring.result > 0 && !case.blind => Verdict { cause: Cause::Stolen, culprit: None },
+        (None, None) if ring.result > 0 && !case.blind => Verdict {
+            cause: Cause::Stolen,
+            culprit: None,
+        },
         _ => unknown(),
     }
 }
@@ -83,21 +109,43 @@ fn taken_later(own: Option<&Take>, thief: &Take) -> bool {
 fn unannounced(case: &Case<'_>) -> Verdict {
     let published_after = case.history.before_publish.map_or(Mono(0), |seen| seen.at);
     // A signal on another peer's doorbell that had nothing to announce there.
-    if let Some(stray) = case.strays.iter().rev().find(|stray| stray.at >= published_after) {
-        return Verdict { cause: Cause::WrongDoorbell, culprit: Some((stray.proc, stray.tid)) };
+    if let Some(stray) = case
+        .strays
+        .iter()
+        .rev()
+        .find(|stray| stray.at >= published_after)
+    {
+        return Verdict {
+            cause: Cause::WrongDoorbell,
+            culprit: Some((stray.proc, stray.tid)),
+        };
     }
-    let Some(last) = case.history.rings.back() else { return Verdict { cause: Cause::NeverRung, culprit: None } };
+    let Some(last) = case.history.rings.back() else {
+        return Verdict {
+            cause: Cause::NeverRung,
+            culprit: None,
+        };
+    };
     let culprit = Some((last.proc, last.tid));
     match case.history.surplus(case.history.rings.len() - 1) {
         // The last signal announced nothing that had not been announced, and then the head moved.
-        Some(1..) => Verdict { cause: Cause::RungBeforePublish, culprit },
+        Some(1..) => Verdict {
+            cause: Cause::RungBeforePublish,
+            culprit,
+        },
         // Two producers that publish, publish, ring and ring: the second ring has nothing new to say either.
-        Some(0) | None => Verdict { cause: Cause::NeverRung, culprit },
+        Some(0) | None => Verdict {
+            cause: Cause::NeverRung,
+            culprit,
+        },
         // One ring for several entries is normal here, so a superfluous one may mean anything.
         Some(_) => unknown(),
     }
 }
 
 fn unknown() -> Verdict {
-    Verdict { cause: Cause::Unknown, culprit: None }
+    Verdict {
+        cause: Cause::Unknown,
+        culprit: None,
+    }
 }

@@ -15,7 +15,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { grace: 50_000_000, expect_progress: None }
+        Self {
+            grace: 50_000_000,
+            expect_progress: None,
+        }
     }
 }
 

@@ -6,11 +6,13 @@ use std::{
 };
 
 use crate::{
-    Cause, Code, Config, Direction, Finding, HubId, LaneId, Mono, Output, PeerId, ProcId, Request, SocketInode,
-    State, Summary, cause,
+    Cause, Code, Config, Direction, Finding, HubId, LaneId, Mono, Output, PeerId, ProcId, Request,
+    SocketInode, State, Summary, cause,
     explain::sentence,
     history::{Ring, Take},
-    input::{Event, EventKind, Indexes, Input, LaneObservation, Loss, PeerBinding, Sample, Topology},
+    input::{
+        Event, EventKind, Indexes, Input, LaneObservation, Loss, PeerBinding, Sample, Topology,
+    },
     lane::{Lane, Open, Suspicion},
     stuck::{self, Shown},
 };
@@ -136,7 +138,11 @@ impl Engine {
     /// The time is `now`, and every event up to `complete_until` was handed in.
     pub fn advance(&mut self, now: Mono, complete_until: Mono) {
         self.now = self.now.max(now);
-        while self.pending.peek().is_some_and(|Reverse(first)| first.at <= complete_until) {
+        while self
+            .pending
+            .peek()
+            .is_some_and(|Reverse(first)| first.at <= complete_until)
+        {
             if let Some(Reverse(queued)) = self.pending.pop() {
                 self.sorted_until = self.sorted_until.max(queued.at);
                 self.event(&queued.event);
@@ -153,7 +159,11 @@ impl Engine {
 
     /// When to call [`advance`](Self::advance) at the latest.
     pub fn next_timeout(&self) -> Option<Mono> {
-        let graces = self.lanes.values().filter(|lane| lane.suspicion.is_some()).map(|lane| lane.look_at);
+        let graces = self
+            .lanes
+            .values()
+            .filter(|lane| lane.suspicion.is_some())
+            .map(|lane| lane.look_at);
         let healed = self.healed.iter().map(|healed| healed.at.plus(HEALED_WAIT));
         graces.chain(healed).min()
     }
@@ -161,7 +171,11 @@ impl Engine {
     /// Sums so far.
     pub fn summary(&self) -> Summary {
         let mut summary = self.summary.clone();
-        summary.oldest_waiting = self.lanes.values().filter_map(|lane| lane.waiting_since).min();
+        summary.oldest_waiting = self
+            .lanes
+            .values()
+            .filter_map(|lane| lane.waiting_since)
+            .min();
         summary
     }
 }
@@ -173,7 +187,12 @@ impl Engine {
             Topology::Peer(binding) => self.bind(binding),
             Topology::ProcessExited { proc, at } => self.exited(proc, at),
             Topology::HubGone { hub } => {
-                let lanes: Vec<LaneId> = self.lanes.keys().filter(|lane| lane.hub == hub).copied().collect();
+                let lanes: Vec<LaneId> = self
+                    .lanes
+                    .keys()
+                    .filter(|lane| lane.hub == hub)
+                    .copied()
+                    .collect();
                 for lane in lanes {
                     self.end(lane, "no process maps the hub any more");
                     self.lanes.remove(&lane);
@@ -186,24 +205,51 @@ impl Engine {
     }
 
     fn bind(&mut self, binding: PeerBinding) {
-        let lane = |direction| LaneId { hub: binding.hub, peer: binding.peer, direction };
+        let lane = |direction| LaneId {
+            hub: binding.hub,
+            peer: binding.peer,
+            direction,
+        };
         let (to_peer, to_host) = (lane(Direction::ToPeer), lane(Direction::ToHost));
         let previous = self.peers.get(&(binding.hub, binding.peer));
         let changed = previous.is_none_or(|before| {
-            (before.plugin, before.host, before.host_end, before.plugin_end)
-                != (binding.plugin, binding.host, binding.host_end, binding.plugin_end)
+            (
+                before.plugin,
+                before.host,
+                before.host_end,
+                before.plugin_end,
+            ) != (
+                binding.plugin,
+                binding.host,
+                binding.host_end,
+                binding.plugin_end,
+            )
         });
         if changed {
-            self.ends.retain(|_, end| end.rings != to_peer && end.rings != to_host);
+            self.ends
+                .retain(|_, end| end.rings != to_peer && end.rings != to_host);
             if let Some(end) = binding.host_end {
-                self.ends.insert(end, End { rings: to_peer, takes: to_host });
+                self.ends.insert(
+                    end,
+                    End {
+                        rings: to_peer,
+                        takes: to_host,
+                    },
+                );
             }
             if let Some(end) = binding.plugin_end {
-                self.ends.insert(end, End { rings: to_host, takes: to_peer });
+                self.ends.insert(
+                    end,
+                    End {
+                        rings: to_host,
+                        takes: to_peer,
+                    },
+                );
             }
-            for (id, rung_on, taken_from) in
-                [(to_peer, binding.host_end, binding.plugin_end), (to_host, binding.plugin_end, binding.host_end)]
-            {
+            for (id, rung_on, taken_from) in [
+                (to_peer, binding.host_end, binding.plugin_end),
+                (to_host, binding.plugin_end, binding.host_end),
+            ] {
                 let lane = self.lanes.entry(id).or_default();
                 lane.rung_on = rung_on;
                 lane.taken_from = taken_from;
@@ -228,7 +274,14 @@ impl Engine {
             .collect();
         for (hub, peer) in concerned {
             for direction in [Direction::ToPeer, Direction::ToHost] {
-                self.end(LaneId { hub, peer, direction }, "a process of the lane ended");
+                self.end(
+                    LaneId {
+                        hub,
+                        peer,
+                        direction,
+                    },
+                    "a process of the lane ended",
+                );
             }
         }
     }
@@ -246,11 +299,19 @@ impl Engine {
         if self.pending.len() >= MOST_PENDING {
             self.summary.evicted += 1;
             if let Some(Reverse(first)) = self.pending.pop() {
-                self.lost(Loss { from: first.at, to: first.at, records: 1 });
+                self.lost(Loss {
+                    from: first.at,
+                    to: first.at,
+                    records: 1,
+                });
             }
         }
         self.queued += 1;
-        self.pending.push(Reverse(Queued { at: event.at, number: self.queued, event }));
+        self.pending.push(Reverse(Queued {
+            at: event.at,
+            number: self.queued,
+            event,
+        }));
     }
 
     fn lost(&mut self, loss: Loss) {
@@ -262,10 +323,16 @@ impl Engine {
     /// An event whose turn has come.
     fn event(&mut self, event: &Event) {
         match &event.kind {
-            EventKind::Ring { end, result, rings, .. } => {
-                let Some(ends) = self.ends.get(end).copied() else { return };
+            EventKind::Ring {
+                end, result, rings, ..
+            } => {
+                let Some(ends) = self.ends.get(end).copied() else {
+                    return;
+                };
                 let indexes = rings.map(|rings| of(&rings, ends.rings.direction));
-                let Some(lane) = self.lanes.get_mut(&ends.rings) else { return };
+                let Some(lane) = self.lanes.get_mut(&ends.rings) else {
+                    return;
+                };
                 lane.history.event(event);
                 if let Some(indexes) = indexes {
                     lane.history.seen(event.at, indexes);
@@ -278,21 +345,37 @@ impl Engine {
                     head: indexes.map(|indexes| indexes.head),
                 });
             }
-            EventKind::Take { end, result, rings, .. } => {
-                let Some(ends) = self.ends.get(end).copied() else { return };
-                let Some(lane) = self.lanes.get_mut(&ends.takes) else { return };
+            EventKind::Take {
+                end, result, rings, ..
+            } => {
+                let Some(ends) = self.ends.get(end).copied() else {
+                    return;
+                };
+                let Some(lane) = self.lanes.get_mut(&ends.takes) else {
+                    return;
+                };
                 lane.history.event(event);
                 if let Some(rings) = rings {
                     lane.history.seen(event.at, of(rings, ends.takes.direction));
                 }
                 if *result > 0 {
-                    lane.history.took(Take { at: event.at, proc: event.proc, tid: event.tid });
+                    lane.history.took(Take {
+                        at: event.at,
+                        proc: event.proc,
+                        tid: event.tid,
+                    });
                 }
             }
-            EventKind::Sleep { rings: Some(rings), .. } => {
+            EventKind::Sleep {
+                rings: Some(rings), ..
+            } => {
                 // Sleeps of the consumer belong to the story of its lane.
                 for direction in [Direction::ToPeer, Direction::ToHost] {
-                    let id = LaneId { hub: rings.hub, peer: rings.peer, direction };
+                    let id = LaneId {
+                        hub: rings.hub,
+                        peer: rings.peer,
+                        direction,
+                    };
                     let consumer = self.consumer(id);
                     if let Some(lane) = self.lanes.get_mut(&id) {
                         lane.history.seen(event.at, of(rings, direction));
@@ -339,14 +422,23 @@ impl Engine {
 
     /// The tail moved: whatever was stuck is over.
     fn consumed(&mut self, id: LaneId, at: Mono, ring: Indexes) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         if let Some(suspicion) = lane.suspicion.take() {
-            self.healed.push(Healed { lane: id, suspicion, at });
+            self.healed.push(Healed {
+                lane: id,
+                suspicion,
+                at,
+            });
         }
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         if let Some(open) = lane.open.take() {
             let woken = woken_by(lane, open.since, at);
-            let mut finding = self.finding(id, open.id, open.code, open.cause, State::Recovered, at);
+            let mut finding =
+                self.finding(id, open.id, open.code, open.cause, State::Recovered, at);
             finding.ring = Some(ring);
             finding.stuck_ns = at.since(open.since);
             finding.note = Some(woken);
@@ -364,19 +456,30 @@ impl Engine {
             if !waiting || lane.open.is_some() || now < lane.look_at {
                 continue;
             }
-            if lane.asked_at.is_some_and(|asked| now.since(asked) < LOOK_LOST) {
+            if lane
+                .asked_at
+                .is_some_and(|asked| now.since(asked) < LOOK_LOST)
+            {
                 continue;
             }
             lane.asked_at = Some(now);
-            self.output.push_back(Output::Request(Request::ObserveLane(*id)));
+            self.output
+                .push_back(Output::Request(Request::ObserveLane(*id)));
         }
     }
 
     fn observed(&mut self, seen: Box<LaneObservation>) {
         let id = seen.lane;
         self.now = self.now.max(seen.finished);
-        self.sample(&Sample { at: seen.finished, lane: id, ring: seen.after, capacity: seen.capacity });
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        self.sample(&Sample {
+            at: seen.finished,
+            lane: id,
+            ring: seen.after,
+            capacity: seen.capacity,
+        });
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         lane.asked_at = None;
         if lane.open.is_some() {
             return;
@@ -394,7 +497,9 @@ impl Engine {
     }
 
     fn healthy(&mut self, id: LaneId, seen: Box<LaneObservation>) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         lane.unseen = None;
         lane.healthy_looks += 1;
         let space = LOOK_AGAIN << lane.healthy_looks.min(10).saturating_sub(1);
@@ -407,7 +512,9 @@ impl Engine {
     }
 
     fn unseen(&mut self, id: LaneId, why: String, seen: &LaneObservation) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         lane.look_at = seen.finished.plus(LOOK_AGAIN_MOST);
         let since = match &lane.unseen {
             Some((since, _)) => *since,
@@ -420,7 +527,14 @@ impl Engine {
         lane.inconclusive_said = true;
         lane.suspicion = None;
         let number = self.number();
-        let mut finding = self.finding(id, number, Code::MissedWakeup, Some(Cause::Unknown), State::Inconclusive, self.now);
+        let mut finding = self.finding(
+            id,
+            number,
+            Code::MissedWakeup,
+            Some(Cause::Unknown),
+            State::Inconclusive,
+            self.now,
+        );
         evidence(&mut finding, seen);
         finding.stuck_ns = seen.finished.since(since);
         finding.note = Some(why);
@@ -430,13 +544,21 @@ impl Engine {
     fn stuck(&mut self, id: LaneId, code: Code, seen: Box<LaneObservation>) {
         let grace = self.config.grace;
         let number = self.next_id;
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         lane.unseen = None;
         let Some(suspicion) = &mut lane.suspicion else {
             let since = seen.begun;
             lane.look_at = since.plus(grace);
-            lane.suspicion =
-                Some(Suspicion { id: number, code, since, first: seen.clone(), steady: seen.clone(), restarts: 0 });
+            lane.suspicion = Some(Suspicion {
+                id: number,
+                code,
+                since,
+                first: seen.clone(),
+                steady: seen.clone(),
+                restarts: 0,
+            });
             self.next_id += 1;
             let mut finding = self.finding(id, number, code, None, State::Suspect, seen.finished);
             evidence(&mut finding, &seen);
@@ -445,7 +567,8 @@ impl Engine {
         };
         let same = suspicion.code == code && suspicion.steady.after == seen.after;
         let slept = stuck::slept_between(&suspicion.steady, &seen) == Some(true);
-        let long = suspicion.restarts >= RESTARTS && seen.finished.since(suspicion.since) >= grace * u64::from(RESTARTS);
+        let long = suspicion.restarts >= RESTARTS
+            && seen.finished.since(suspicion.since) >= grace * u64::from(RESTARTS);
         if !same || !(slept || long) {
             suspicion.restarts += u32::from(same);
             suspicion.code = code;
@@ -468,11 +591,19 @@ impl Engine {
             self.sorted_until = self.sorted_until.max(queued.at);
             self.event(&queued.event);
         }
-        let Some(suspicion) = self.lanes.get_mut(&id).and_then(|lane| lane.suspicion.take()) else { return };
+        let Some(suspicion) = self
+            .lanes
+            .get_mut(&id)
+            .and_then(|lane| lane.suspicion.take())
+        else {
+            return;
+        };
         let code = suspicion.code;
         let verdict = (code == Code::MissedWakeup).then(|| self.cause(id, seen.after));
         let cause = verdict.map(|verdict| verdict.cause);
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         lane.open = Some(Open {
             id: suspicion.id,
             state: State::Missed,
@@ -492,16 +623,26 @@ impl Engine {
 
     fn cause(&self, id: LaneId, ring: Indexes) -> cause::Verdict {
         let Some(lane) = self.lanes.get(&id) else {
-            return cause::Verdict { cause: Cause::Unknown, culprit: None };
+            return cause::Verdict {
+                cause: Cause::Unknown,
+                culprit: None,
+            };
         };
         let producer = self.producer(id);
         let strays: Vec<Ring> = self
             .lanes
             .iter()
-            .filter(|(other, _)| **other != id && producer.is_some() && self.producer(**other) == producer)
+            .filter(|(other, _)| {
+                **other != id && producer.is_some() && self.producer(**other) == producer
+            })
             .flat_map(|(_, other)| {
                 (0..other.history.rings.len())
-                    .filter(|index| other.history.surplus(*index).is_some_and(|surplus| surplus >= 1))
+                    .filter(|index| {
+                        other
+                            .history
+                            .surplus(*index)
+                            .is_some_and(|surplus| surplus >= 1)
+                    })
                     .map(|index| other.history.rings[index])
             })
             .collect();
@@ -517,8 +658,9 @@ impl Engine {
     /// Decides what became of suspicions whose lanes moved, once the records about it are in.
     fn settle_healed(&mut self) {
         let now = self.now;
-        let (ready, waiting) =
-            std::mem::take(&mut self.healed).into_iter().partition(|healed| now.since(healed.at) >= HEALED_WAIT);
+        let (ready, waiting) = std::mem::take(&mut self.healed)
+            .into_iter()
+            .partition(|healed| now.since(healed.at) >= HEALED_WAIT);
         self.healed = waiting;
         for healed in ready {
             self.masked(&healed);
@@ -527,27 +669,46 @@ impl Engine {
 
     /// Masked, if an unrelated signal healed it: a ring that announced later entries, or none that could be seen.
     fn masked(&mut self, healed: &Healed) {
-        let Suspicion { id: number, code, since, first, .. } = &healed.suspicion;
-        let Some(lane) = self.lanes.get(&healed.lane) else { return };
+        let Suspicion {
+            id: number,
+            code,
+            since,
+            first,
+            ..
+        } = &healed.suspicion;
+        let Some(lane) = self.lanes.get(&healed.lane) else {
+            return;
+        };
         if *code != Code::MissedWakeup || !lane.history.covers(first.after.tail) {
             return;
         }
         // A ring for the very entries that waited: the producer was only late.
         let late = lane.history.rings.iter().any(|ring| {
-            ring.at >= first.begun && ring.at <= healed.at && ring.head.is_none_or(|head| head <= first.after.head)
+            ring.at >= first.begun
+                && ring.at <= healed.at
+                && ring.head.is_none_or(|head| head <= first.after.head)
         });
         if late {
             return;
         }
         let note = woken_by(lane, *since, healed.at);
         let verdict = self.cause(healed.lane, first.after);
-        let mut finding =
-            self.finding(healed.lane, *number, *code, Some(verdict.cause), State::Masked, healed.at);
+        let mut finding = self.finding(
+            healed.lane,
+            *number,
+            *code,
+            Some(verdict.cause),
+            State::Masked,
+            healed.at,
+        );
         evidence(&mut finding, first);
         finding.stuck_ns = healed.at.since(*since);
         finding.note = Some(note);
         finding.culprit = verdict.culprit;
-        finding.explanation = sentence(&finding, self.peers.get(&(healed.lane.hub, healed.lane.peer)));
+        finding.explanation = sentence(
+            &finding,
+            self.peers.get(&(healed.lane.hub, healed.lane.peer)),
+        );
         if let Some(lane) = self.lanes.get_mut(&healed.lane) {
             *lane.counts.entry((*code, Some(verdict.cause))).or_default() += 1;
         }
@@ -556,7 +717,9 @@ impl Engine {
 
     /// A process of the lane ended, or its hub is gone.
     fn end(&mut self, id: LaneId, why: &str) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         lane.suspicion = None;
         let Some(open) = lane.open.take() else { return };
         let mut finding = self.finding(id, open.id, open.code, open.cause, State::Ended, self.now);
@@ -575,7 +738,15 @@ impl Engine {
         number
     }
 
-    fn finding(&self, id: LaneId, number: u64, code: Code, cause: Option<Cause>, state: State, at: Mono) -> Finding {
+    fn finding(
+        &self,
+        id: LaneId,
+        number: u64,
+        code: Code,
+        cause: Option<Cause>,
+        state: State,
+        at: Mono,
+    ) -> Finding {
         let lane = self.lanes.get(&id);
         let peer = self.peers.get(&(id.hub, id.peer));
         let mut finding = Finding {
@@ -593,9 +764,14 @@ impl Engine {
             capacity: lane.map(|lane| lane.capacity),
             doorbell_pending: None,
             stuck_ns: 0,
-            count: lane.and_then(|lane| lane.counts.get(&(code, cause)).copied()).unwrap_or(0).max(1),
+            count: lane
+                .and_then(|lane| lane.counts.get(&(code, cause)).copied())
+                .unwrap_or(0)
+                .max(1),
             threads: Vec::new(),
-            timeline: lane.map(|lane| lane.history.events.iter().cloned().collect()).unwrap_or_default(),
+            timeline: lane
+                .map(|lane| lane.history.events.iter().cloned().collect())
+                .unwrap_or_default(),
             rule: rule(code),
             explanation: String::new(),
             note: None,
@@ -606,7 +782,11 @@ impl Engine {
     }
 
     fn say(&mut self, finding: Finding) {
-        *self.summary.findings.entry((finding.code, finding.state)).or_default() += 1;
+        *self
+            .summary
+            .findings
+            .entry((finding.code, finding.state))
+            .or_default() += 1;
         self.output.push_back(Output::Finding(Box::new(finding)));
     }
 
@@ -644,13 +824,22 @@ fn evidence(finding: &mut Finding, seen: &LaneObservation) {
         (None, None) => None,
     };
     if let Some(proc) = seen.consumer.proc {
-        finding.threads.extend(seen.consumer.threads.iter().map(|thread| (proc, thread.clone())));
+        finding.threads.extend(
+            seen.consumer
+                .threads
+                .iter()
+                .map(|thread| (proc, thread.clone())),
+        );
     }
 }
 
 /// What woke the consumer of a lane that had been stuck since `since`.
 fn woken_by(lane: &Lane, since: Mono, until: Mono) -> String {
-    let ring = lane.history.rings.iter().find(|ring| ring.at > since && ring.at <= until);
+    let ring = lane
+        .history
+        .rings
+        .iter()
+        .find(|ring| ring.at > since && ring.at <= until);
     match ring {
         Some(ring) => format!("woken by a later doorbell from tid {} of pid {}", ring.tid.0, ring.proc.pid),
         None => "woken by something other than this lane's doorbell: a timeout, a signal or another lane".to_owned(),
@@ -663,15 +852,23 @@ fn rule(code: Code) -> &'static str {
         Code::MissedWakeup => {
             "visible_head > tail, consumer asleep in a wait for fds, no token queued, producer past its ring call, unchanged for the grace"
         }
-        Code::NotDraining => "visible_head > tail, token queued, consumer asleep in a wait for fds, unchanged for the grace",
+        Code::NotDraining => {
+            "visible_head > tail, token queued, consumer asleep in a wait for fds, unchanged for the grace"
+        }
         Code::ConsumerBlocked => {
             "visible_head > tail, consumer asleep in calls that no doorbell can end, unchanged for the grace"
         }
-        Code::RingFull => "len == capacity, producer waits for space, consumer blocked, unchanged for the grace",
-        Code::NeverEnqueued | Code::Unanswered => "no progress for the time given by --expect-progress",
+        Code::RingFull => {
+            "len == capacity, producer waits for space, consumer blocked, unchanged for the grace"
+        }
+        Code::NeverEnqueued | Code::Unanswered => {
+            "no progress for the time given by --expect-progress"
+        }
         Code::SlotsStuck => "slots in flight that no ring entry refers to",
         Code::RingCorrupt => "indexes or descriptors that the protocol does not allow",
-        Code::PeerDied => "process gone while its peer entry is active, or with entries, slots or calls left",
+        Code::PeerDied => {
+            "process gone while its peer entry is active, or with entries, slots or calls left"
+        }
         Code::Starved => "woken and runnable, not run",
         Code::MemoryLimit => "memory limit reached",
     }

@@ -15,12 +15,20 @@ pub(crate) fn sentence(finding: &Finding, peer: Option<&PeerBinding>) -> String 
         _ => ("the host".to_owned(), plugin.clone()),
     };
     let waiting = finding.ring.map_or(0, |ring| ring.len());
-    let entries = if waiting == 1 { "1 entry waits".to_owned() } else { format!("{waiting} entries wait") };
+    let entries = if waiting == 1 {
+        "1 entry waits".to_owned()
+    } else {
+        format!("{waiting} entries wait")
+    };
     match (finding.code, finding.cause) {
         (Code::MissedWakeup, cause) => {
             let why = cause.map_or("", |cause| cause_words(cause));
-            let why = why.replace("{consumer}", &consumer).replace("{producer}", &producer);
-            format!("{entries} for {consumer}, which sleeps without a signal to wake it. {why}").trim_end().to_owned()
+            let why = why
+                .replace("{consumer}", &consumer)
+                .replace("{producer}", &producer);
+            format!("{entries} for {consumer}, which sleeps without a signal to wake it. {why}")
+                .trim_end()
+                .to_owned()
         }
         (Code::NotDraining, _) => format!(
             "{entries} and a token is queued for {consumer}, which sleeps all the same: its epoll was not told. Look whether \
@@ -46,13 +54,21 @@ fn cause_words(cause: Cause) -> &'static str {
         Cause::RungBeforePublish => {
             "{producer} rang before it published: {consumer} looked, found nothing and slept. Publish first, then ring."
         }
-        Cause::NeverRung => "{producer} published and did not ring: look at what returns or fails between the two.",
-        Cause::RingFailed => "The ring call of {producer} failed, so the signal was lost: see its error in the timeline.",
-        Cause::WrongDoorbell => "{producer} rang another peer's doorbell instead: look for a mix-up of peers.",
+        Cause::NeverRung => {
+            "{producer} published and did not ring: look at what returns or fails between the two."
+        }
+        Cause::RingFailed => {
+            "The ring call of {producer} failed, so the signal was lost: see its error in the timeline."
+        }
+        Cause::WrongDoorbell => {
+            "{producer} rang another peer's doorbell instead: look for a mix-up of peers."
+        }
         Cause::Stolen => {
             "Somebody else took the token: look for an inherited or duplicated doorbell fd (close-on-exec, host's copy not closed)."
         }
-        Cause::Unknown => "Why is not known, since the records do not reach back: watch from the start to learn it.",
+        Cause::Unknown => {
+            "Why is not known, since the records do not reach back: watch from the start to learn it."
+        }
     }
 }
 
@@ -60,7 +76,9 @@ impl Code {
     /// What a finding of this class means.
     pub const fn explain(self) -> &'static str {
         match self {
-            Self::MissedWakeup => "An entry lies in a ring, its consumer sleeps, and no signal is on its way.",
+            Self::MissedWakeup => {
+                "An entry lies in a ring, its consumer sleeps, and no signal is on its way."
+            }
             Self::NotDraining => "A token is queued on the doorbell of a sleeping consumer.",
             Self::ConsumerBlocked => "The consumer's runtime thread sits in another system call.",
             Self::NeverEnqueued => "Everybody waits, and nothing is open or queued.",

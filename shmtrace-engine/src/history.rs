@@ -111,7 +111,10 @@ impl History {
     pub(crate) fn surplus(&self, index: usize) -> Option<i64> {
         let ring = self.rings.get(index)?;
         let head = ring.head?;
-        let first = self.first_seen.filter(|first| first.at <= self.rings[0].at).map(|first| (0, first.ring.head));
+        let first = self
+            .first_seen
+            .filter(|first| first.at <= self.rings[0].at)
+            .map(|first| (0, first.ring.head));
         let starts = (0..index).filter_map(|start| Some((start + 1, self.rings[start].head?)));
         let mut smallest: Option<i64> = None;
         let mut announced = true;

@@ -20,9 +20,15 @@ pub(crate) enum Shown {
 ///
 /// `earlier` is an observation of the same head, from before; `announced` says that the records show a ring call which
 /// covers the head.
-pub(crate) fn shown(now: &LaneObservation, earlier: Option<&LaneObservation>, announced: bool) -> Shown {
+pub(crate) fn shown(
+    now: &LaneObservation,
+    earlier: Option<&LaneObservation>,
+    announced: bool,
+) -> Shown {
     if !now.hub_intact {
-        return Shown::Unseen("the hub file was replaced, truncated or is not mapped any more".to_owned());
+        return Shown::Unseen(
+            "the hub file was replaced, truncated or is not mapped any more".to_owned(),
+        );
     }
     if now.before != now.after || now.after.is_empty() {
         return Shown::Moving;
@@ -35,13 +41,19 @@ pub(crate) fn shown(now: &LaneObservation, earlier: Option<&LaneObservation>, an
         return Shown::Moving; // dead, which is another detector's business
     }
     if consumer.threads.is_empty() {
-        return Shown::Unseen("the consumer's process is not known or cannot be looked into".to_owned());
+        return Shown::Unseen(
+            "the consumer's process is not known or cannot be looked into".to_owned(),
+        );
     }
     if !consumer.threads.iter().all(is_asleep) || !past_ringing(now, earlier, announced) {
         return Shown::Moving;
     }
     let Some(token) = now.token else {
-        let what = now.missing.first().cloned().unwrap_or_else(|| "the doorbell's queue could not be read".to_owned());
+        let what = now
+            .missing
+            .first()
+            .cloned()
+            .unwrap_or_else(|| "the doorbell's queue could not be read".to_owned());
         return Shown::Unseen(what);
     };
     Shown::Stuck(class(now, token))
@@ -51,7 +63,11 @@ pub(crate) fn shown(now: &LaneObservation, earlier: Option<&LaneObservation>, an
 fn class(now: &LaneObservation, token: bool) -> Code {
     let listening = now.consumer.threads.iter().any(is_listening);
     let full = now.after.len() == u64::from(now.capacity);
-    let producer_waits = now.producer.threads.iter().any(|thread| matches!(thread.waits_for, WaitsFor::HubFutex(_)));
+    let producer_waits = now
+        .producer
+        .threads
+        .iter()
+        .any(|thread| matches!(thread.waits_for, WaitsFor::HubFutex(_)));
     match (listening, token) {
         (true, false) => Code::MissedWakeup,
         (true, true) => Code::NotDraining,
@@ -67,7 +83,10 @@ fn is_asleep(thread: &ThreadObservation) -> bool {
 
 /// Waits for fds, so that a token could wake it.
 fn is_listening(thread: &ThreadObservation) -> bool {
-    matches!(thread.waits_for, WaitsFor::Doorbell | WaitsFor::OtherFds | WaitsFor::SomeFds)
+    matches!(
+        thread.waits_for,
+        WaitsFor::Doorbell | WaitsFor::OtherFds | WaitsFor::SomeFds
+    )
 }
 
 /// No wakeup is still to come: whoever published is past its ring call, asleep or dead.
@@ -79,7 +98,11 @@ fn past_ringing(now: &LaneObservation, earlier: Option<&LaneObservation>, announ
         is_asleep(thread)
             || earlier.is_some_and(|earlier| {
                 // It gave up the CPU by itself since the head was first seen.
-                let then = earlier.producer.threads.iter().find(|then| then.tid == thread.tid);
+                let then = earlier
+                    .producer
+                    .threads
+                    .iter()
+                    .find(|then| then.tid == thread.tid);
                 then.is_some_and(|then| thread.sleeps > then.sleeps)
             })
     })
@@ -92,7 +115,12 @@ pub(crate) fn slept_between(then: &LaneObservation, now: &LaneObservation) -> Op
     }
     let mut all = true;
     for thread in &now.consumer.threads {
-        let Some(before) = then.consumer.threads.iter().find(|before| before.tid == thread.tid) else {
+        let Some(before) = then
+            .consumer
+            .threads
+            .iter()
+            .find(|before| before.tid == thread.tid)
+        else {
             return Some(false);
         };
         all &= match (before.runs, thread.runs) {

@@ -39,6 +39,8 @@ enum Command {
     Record(commands::record::Record),
     /// Judge a recording again, with the same engine
     Replay(commands::record::Replay),
+    /// Show a hub file: header, peers, rings, slots, who maps it, and whether it holds together
+    Inspect(commands::inspect::Inspect),
     /// End exactly a process tree, then remove the hub files that nobody maps any more
     Kill(commands::kill::Kill),
 }
@@ -103,6 +105,7 @@ impl Cli {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .without_time()
             .init();
     }
@@ -113,6 +116,7 @@ impl Cli {
             Some(Command::Watch(watch)) => watch.run(),
             Some(Command::Record(record)) => record.run(),
             Some(Command::Replay(replay)) => replay.run(),
+            Some(Command::Inspect(inspect)) => inspect.run(),
             Some(Command::Kill(kill)) => kill.run(),
             None => self.watch.run(),
         }

@@ -45,7 +45,8 @@ impl Replay {
     /// Judges the recording.
     pub fn run(self) -> anyhow::Result<Exit> {
         let name = self.file.display();
-        let file = File::open(&self.file).with_context(|| format!("cannot open recording {name}"))?;
+        let file =
+            File::open(&self.file).with_context(|| format!("cannot open recording {name}"))?;
         let recording = Recording::open(BufReader::new(file)).with_context(|| name.to_string())?;
         let header = &recording.header;
         let mut options = self.tracing.options(header.roots.clone());

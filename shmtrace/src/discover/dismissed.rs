@@ -29,9 +29,10 @@ struct Dismissal {
 impl Dismissed {
     /// Whether a look at this file is due.
     pub(crate) fn is_due(&self, file: FileKey, now: Mono) -> bool {
-        self.files
-            .get(&file)
-            .is_none_or(|known| now.since(known.first) < YOUNG || now.since(known.last) >= AGAIN)
+        // While it is young, once when it no longer is (to say what is wrong with it), and then rarely.
+        self.files.get(&file).is_none_or(|known| {
+            known.last.since(known.first) < YOUNG || now.since(known.last) >= AGAIN
+        })
     }
 
     /// It was no hub. True if it is young, so that it may become one.

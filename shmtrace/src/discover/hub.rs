@@ -66,6 +66,11 @@ impl Hub {
         self.reader.path()
     }
 
+    /// Inode number of the file.
+    pub fn inode(&self) -> u64 {
+        self.file.inode
+    }
+
     /// The file.
     pub fn reader(&self) -> &HubReader {
         &self.reader

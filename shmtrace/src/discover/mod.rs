@@ -238,6 +238,11 @@ impl Discovery {
         self.members.get(&pid).map(|member| member.id)
     }
 
+    /// The name of the process that had this pid at the last refresh.
+    pub fn name(&self, pid: u32) -> Option<&str> {
+        self.members.get(&pid).map(|member| member.name.as_str())
+    }
+
     /// Whether some doorbell's peer is unknown, so that [`rung`](Self::rung) and [`infer`](Self::infer) would help.
     pub fn wants_rings(&self) -> bool {
         self.hubs.iter().any(|hub| hub.inference.is_wanted())

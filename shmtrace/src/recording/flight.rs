@@ -57,7 +57,12 @@ impl FlightRecorder {
             self.topology.push(step.clone());
         }
         self.recent.push_back((self.now, step.clone()));
-        while self.recent.len() > MOST_STEPS || self.recent.front().is_some_and(|(at, _)| self.now.since(*at) > BEFORE) {
+        while self.recent.len() > MOST_STEPS
+            || self
+                .recent
+                .front()
+                .is_some_and(|(at, _)| self.now.since(*at) > BEFORE)
+        {
             self.skipped += u64::from(self.recent.len() > MOST_STEPS);
             self.recent.pop_front();
         }

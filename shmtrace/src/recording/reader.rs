@@ -19,7 +19,9 @@ pub enum ReadError {
     #[error("this is not a recording of shmtrace: its first line is not a header ({0})")]
     Foreign(String),
     /// Another version.
-    #[error("the recording has format {found}, this shmtrace reads format {FORMAT}: use the shmtrace that wrote it ({version})")]
+    #[error(
+        "the recording has format {found}, this shmtrace reads format {FORMAT}: use the shmtrace that wrote it ({version})"
+    )]
     Format {
         /// Its format.
         found: u32,
@@ -51,14 +53,27 @@ impl<R: BufRead> Recording<R> {
     pub fn open(mut input: R) -> Result<Self, ReadError> {
         let mut buffer = Vec::new();
         io::Read::take(&mut input, LONGEST_LINE).read_until(b'\n', &mut buffer)?;
-        let header: Header = serde_json::from_slice(&buffer).map_err(|e| ReadError::Foreign(e.to_string()))?;
+        let header: Header =
+            serde_json::from_slice(&buffer).map_err(|e| ReadError::Foreign(e.to_string()))?;
         if header.recording != MAGIC {
-            return Err(ReadError::Foreign(format!("it calls itself {:?}", header.recording)));
+            return Err(ReadError::Foreign(format!(
+                "it calls itself {:?}",
+                header.recording
+            )));
         }
         if header.format != FORMAT {
-            return Err(ReadError::Format { found: header.format, version: header.version });
+            return Err(ReadError::Format {
+                found: header.format,
+                version: header.version,
+            });
         }
-        Ok(Self { header, input, line: 1, buffer, cut: false })
+        Ok(Self {
+            header,
+            input,
+            line: 1,
+            buffer,
+            cut: false,
+        })
     }
 
     /// Whether the last line was incomplete: the recorder was killed.
@@ -70,7 +85,8 @@ impl<R: BufRead> Recording<R> {
     pub fn next_step(&mut self) -> Result<Option<Step>, ReadError> {
         self.buffer.clear();
         self.line += 1;
-        let read = io::Read::take(&mut self.input, LONGEST_LINE).read_until(b'\n', &mut self.buffer)?;
+        let read =
+            io::Read::take(&mut self.input, LONGEST_LINE).read_until(b'\n', &mut self.buffer)?;
         if read == 0 {
             return Ok(None);
         }
@@ -80,7 +96,10 @@ impl<R: BufRead> Recording<R> {
         }
         serde_json::from_slice(&self.buffer)
             .map(Some)
-            .map_err(|e| ReadError::Damaged { line: self.line, what: e.to_string() })
+            .map_err(|e| ReadError::Damaged {
+                line: self.line,
+                what: e.to_string(),
+            })
     }
 }
 
@@ -108,7 +127,10 @@ mod tests {
         let text = format!("{HEADER}\n{{\"attached\":5}}\n{{\"atta\":5}}\n{{\"attached\":5}}\n");
         let mut recording = open(&text).unwrap();
         recording.next_step().unwrap();
-        assert!(matches!(recording.next_step(), Err(ReadError::Damaged { line: 3, .. })));
+        assert!(matches!(
+            recording.next_step(),
+            Err(ReadError::Damaged { line: 3, .. })
+        ));
     }
 
     #[test]
@@ -116,7 +138,10 @@ mod tests {
         assert!(matches!(open("hello\n"), Err(ReadError::Foreign(_))));
         assert!(matches!(open(""), Err(ReadError::Foreign(_))));
         let newer = HEADER.replace("\"format\":1", "\"format\":2");
-        assert!(matches!(open(&newer), Err(ReadError::Format { found: 2, .. })));
+        assert!(matches!(
+            open(&newer),
+            Err(ReadError::Format { found: 2, .. })
+        ));
         let other = HEADER.replace("\"shmtrace\"", "\"strace\"");
         assert!(matches!(open(&other), Err(ReadError::Foreign(_))));
     }

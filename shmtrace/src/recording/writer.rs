@@ -18,10 +18,15 @@ pub struct Recorder {
 impl Recorder {
     /// Creates (or truncates) the file. It belongs to the user who called sudo, if that is how root came about.
     pub fn create(path: &Path, header: &Header) -> anyhow::Result<Self> {
-        let file = File::create(path).with_context(|| format!("cannot create recording {}", path.display()))?;
+        let file = File::create(path)
+            .with_context(|| format!("cannot create recording {}", path.display()))?;
         give_to_invoker(&file);
-        let mut recorder = Self { out: BufWriter::with_capacity(1 << 16, file) };
-        recorder.line(header).with_context(|| format!("cannot write to {}", path.display()))?;
+        let mut recorder = Self {
+            out: BufWriter::with_capacity(1 << 16, file),
+        };
+        recorder
+            .line(header)
+            .with_context(|| format!("cannot write to {}", path.display()))?;
         recorder.flush()?;
         Ok(recorder)
     }
@@ -45,7 +50,9 @@ impl Recorder {
 /// Makes a file that root created the invoking user's own.
 fn give_to_invoker(file: &File) {
     let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) else { return };
+    let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) else {
+        return;
+    };
     if let Err(error) = std::os::unix::fs::fchown(file, Some(uid), Some(gid)) {
         tracing::warn!("the recording stays root's: {error}");
     }

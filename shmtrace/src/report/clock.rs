@@ -15,12 +15,18 @@ pub struct WallClock {
 impl WallClock {
     /// Wall and monotonic time of this moment.
     pub fn start() -> Self {
-        Self { wall: Timestamp::now(), mono: mono_now() }
+        Self {
+            wall: Timestamp::now(),
+            mono: mono_now(),
+        }
     }
 
     /// The clock of a recording: `None` if its start time is no time.
     pub fn of_recording(start_time: &str, start_mono_ns: u64) -> Option<Self> {
-        Some(Self { wall: start_time.parse().ok()?, mono: Mono(start_mono_ns) })
+        Some(Self {
+            wall: start_time.parse().ok()?,
+            mono: Mono(start_mono_ns),
+        })
     }
 
     /// When it was started, RFC 3339.
@@ -36,7 +42,9 @@ impl WallClock {
     /// Wall time of a monotonic instant, RFC 3339.
     pub fn rfc3339(&self, at: Mono) -> String {
         let offset = i64::try_from(i128::from(at.0) - i128::from(self.mono.0)).unwrap_or(0);
-        let time = self.wall.checked_add(jiff::SignedDuration::from_nanos(offset));
+        let time = self
+            .wall
+            .checked_add(jiff::SignedDuration::from_nanos(offset));
         time.unwrap_or(self.wall).to_string()
     }
 }
@@ -47,9 +55,15 @@ mod tests {
 
     #[test]
     fn instants_before_and_after_the_start_keep_their_distance() {
-        let clock = WallClock { wall: Timestamp::from_second(1_000_000).unwrap(), mono: Mono(5_000_000_000) };
+        let clock = WallClock {
+            wall: Timestamp::from_second(1_000_000).unwrap(),
+            mono: Mono(5_000_000_000),
+        };
         assert_eq!(clock.rfc3339(Mono(5_000_000_000)), "1970-01-12T13:46:40Z");
         assert_eq!(clock.rfc3339(Mono(3_500_000_000)), "1970-01-12T13:46:38.5Z");
-        assert_eq!(clock.rfc3339(Mono(6_000_000_001)), "1970-01-12T13:46:41.000000001Z");
+        assert_eq!(
+            clock.rfc3339(Mono(6_000_000_001)),
+            "1970-01-12T13:46:41.000000001Z"
+        );
     }
 }

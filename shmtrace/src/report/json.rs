@@ -47,7 +47,11 @@ impl<W: Write> Report for Json<W> {
     }
 
     fn finding(&mut self, finding: &Finding, names: &Directory) -> io::Result<()> {
-        let timeline: Vec<Value> = finding.timeline.iter().map(|event| self.event_object(event, names)).collect();
+        let timeline: Vec<Value> = finding
+            .timeline
+            .iter()
+            .map(|event| self.event_object(event, names))
+            .collect();
         let object = json!({
             "type": "finding",
             "id": format!("f{}", finding.id),
@@ -90,8 +94,11 @@ impl<W: Write> Report for Json<W> {
     }
 
     fn summary(&mut self, totals: &Totals, names: &Directory) -> io::Result<()> {
-        let findings: Map<String, Value> =
-            totals.findings.iter().map(|(code, count)| (code.as_str().to_owned(), json!(count))).collect();
+        let findings: Map<String, Value> = totals
+            .findings
+            .iter()
+            .map(|(code, count)| (code.as_str().to_owned(), json!(count)))
+            .collect();
         let peers: Vec<Value> = names
             .peers()
             .map(|peer| {
@@ -137,7 +144,9 @@ impl<W: Write> Json<W> {
             "process": names.process(event.proc),
             "cpu": event.cpu,
         });
-        if let (Value::Object(object), Value::Object(detail)) = (&mut object, detail(&event.kind, names)) {
+        if let (Value::Object(object), Value::Object(detail)) =
+            (&mut object, detail(&event.kind, names))
+        {
             object.extend(detail);
         }
         object
@@ -145,18 +154,37 @@ impl<W: Write> Json<W> {
 }
 
 fn detail(kind: &EventKind, names: &Directory) -> Value {
-    let call = |name: &str, syscall: u16, result: i32| {
-        json!({"event": name, "syscall": syscall_name(syscall), "result": result})
-    };
+    let call = |name: &str, syscall: u16, result: i32| json!({"event": name, "syscall": syscall_name(syscall), "result": result});
     match kind {
-        EventKind::Ring { end, syscall, result, rings } => {
-            merged(call("ring", *syscall, *result), json!({"socket": end.0}), rings.as_ref(), names)
-        }
-        EventKind::Take { end, syscall, result, rings } => {
-            merged(call("take", *syscall, *result), json!({"socket": end.0}), rings.as_ref(), names)
-        }
-        EventKind::Sleep { syscall, arg, rings } => {
-            let detail = json!({"event": "sleep", "syscall": syscall.map(syscall_name), "arg": arg});
+        EventKind::Ring {
+            end,
+            syscall,
+            result,
+            rings,
+        } => merged(
+            call("ring", *syscall, *result),
+            json!({"socket": end.0}),
+            rings.as_ref(),
+            names,
+        ),
+        EventKind::Take {
+            end,
+            syscall,
+            result,
+            rings,
+        } => merged(
+            call("take", *syscall, *result),
+            json!({"socket": end.0}),
+            rings.as_ref(),
+            names,
+        ),
+        EventKind::Sleep {
+            syscall,
+            arg,
+            rings,
+        } => {
+            let detail =
+                json!({"event": "sleep", "syscall": syscall.map(syscall_name), "arg": arg});
             merged(detail, json!({}), rings.as_ref(), names)
         }
         EventKind::Wake { syscall, result } => call("wake", *syscall, *result),
@@ -186,8 +214,15 @@ fn indexes(ring: Indexes) -> Value {
     json!({"head": ring.head, "tail": ring.tail, "len": ring.len()})
 }
 
-fn peer_object(hub: Option<HubId>, peer: PeerId, plugin: Option<ProcId>, names: &Directory) -> Value {
-    let name = hub.and_then(|hub| names.peer(hub, peer)).map(|binding| binding.name.clone());
+fn peer_object(
+    hub: Option<HubId>,
+    peer: PeerId,
+    plugin: Option<ProcId>,
+    names: &Directory,
+) -> Value {
+    let name = hub
+        .and_then(|hub| names.peer(hub, peer))
+        .map(|binding| binding.name.clone());
     json!({"id": peer.0, "name": name, "pid": plugin.map(|plugin| plugin.pid)})
 }
 
@@ -222,6 +257,9 @@ fn waits_for(waits: WaitsFor) -> &'static str {
 
 /// The lane in words, for other reports.
 pub(super) fn lane_words(lane: LaneId, name: Option<&str>) -> String {
-    let peer = name.map_or_else(|| format!("peer {}", lane.peer.0), |name| format!("peer {} {name}", lane.peer.0));
+    let peer = name.map_or_else(
+        || format!("peer {}", lane.peer.0),
+        |name| format!("peer {} {name}", lane.peer.0),
+    );
     format!("{} of {peer}", lane.direction)
 }

@@ -5,7 +5,7 @@ mod json;
 mod syscalls;
 mod text;
 
-use std::io;
+use std::io::{self, Write as _};
 
 use shmtrace_engine::{Finding, input::Event};
 
@@ -42,6 +42,10 @@ pub trait Report {
     fn event(&mut self, event: &Event, names: &Directory) -> io::Result<()>;
     /// Once, at the end.
     fn summary(&mut self, totals: &Totals, names: &Directory) -> io::Result<()>;
+    /// Something that cannot be seen or was refused: for stderr, and in the summary again.
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        writeln!(anstream::stderr(), "shmtrace: {}", printable(note))
+    }
     /// A short sign of life, from time to time.
     fn alive(&mut self, totals: &Totals, names: &Directory) -> io::Result<()>;
 }

@@ -2,7 +2,10 @@
 
 /// The name of a system call of this machine's architecture.
 pub fn syscall_name(number: u16) -> String {
-    syscalls::Sysno::new(usize::from(number)).map_or_else(|| format!("syscall {number}"), |call| call.name().to_owned())
+    syscalls::Sysno::new(usize::from(number)).map_or_else(
+        || format!("syscall {number}"),
+        |call| call.name().to_owned(),
+    )
 }
 
 /// The name of a negated errno, as strace shows it.

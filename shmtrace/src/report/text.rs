@@ -35,7 +35,15 @@ impl<W: Write> Text<W> {
     /// Writes to `out`; `quiet` leaves only findings.
     pub fn new(out: W, clock: WallClock, quiet: bool) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Self { out, clock, quiet, status: Status { terminal: !quiet && !dumb && io::stderr().is_terminal(), shown: false } }
+        Self {
+            out,
+            clock,
+            quiet,
+            status: Status {
+                terminal: !quiet && !dumb && io::stderr().is_terminal(),
+                shown: false,
+            },
+        }
     }
 
     fn print(&mut self, text: &str) -> io::Result<()> {
@@ -70,7 +78,11 @@ impl<W: Write> Report for Text<W> {
     }
 
     fn event(&mut self, event: &Event, names: &Directory) -> io::Result<()> {
-        let line = format!("{} {}\n", self.clock.rfc3339(event.at), event_words(event, names));
+        let line = format!(
+            "{} {}\n",
+            self.clock.rfc3339(event.at),
+            event_words(event, names)
+        );
         self.print(&line)
     }
 
@@ -79,15 +91,22 @@ impl<W: Write> Report for Text<W> {
         if self.quiet {
             return Ok(());
         }
-        let mut found: Vec<String> =
-            totals.findings.iter().map(|(code, count)| format!("{count} {}", code.as_str())).collect();
+        let mut found: Vec<String> = totals
+            .findings
+            .iter()
+            .map(|(code, count)| format!("{count} {}", code.as_str()))
+            .collect();
         if totals.masked > 0 {
             found.push(format!("{} masked", totals.masked));
         }
         if totals.inconclusive > 0 {
             found.push(format!("{} inconclusive", totals.inconclusive));
         }
-        let found = if found.is_empty() { "no findings".to_owned() } else { found.join(", ") };
+        let found = if found.is_empty() {
+            "no findings".to_owned()
+        } else {
+            found.join(", ")
+        };
         let text = format!(
             "{found} in {}; {} peers, {} events, {} lost\n",
             duration(totals.duration_ns),
@@ -98,11 +117,18 @@ impl<W: Write> Report for Text<W> {
         self.print(&text)
     }
 
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        self.status.clear()?;
+        writeln!(anstream::stderr(), "shmtrace: {}", printable(note))
+    }
+
     fn alive(&mut self, totals: &Totals, names: &Directory) -> io::Result<()> {
         if !self.status.terminal {
             return Ok(());
         }
-        let oldest = totals.oldest_waiting_ns.map_or_else(|| "none".to_owned(), duration);
+        let oldest = totals
+            .oldest_waiting_ns
+            .map_or_else(|| "none".to_owned(), duration);
         self.status.show(&format!(
             "{} peers | {} events/s | {} lost | oldest waiting entry: {oldest}",
             names.peers().filter(|peer| peer.plugin.is_some()).count(),
@@ -133,14 +159,27 @@ impl Status {
 impl<W> Text<W> {
     fn finding_text(&self, finding: &Finding, names: &Directory) -> String {
         let mut text = String::new();
-        let cause = finding.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
-        let title = format!("{} {}{cause}", finding.state.as_str().to_uppercase(), finding.code.as_str());
+        let cause = finding
+            .cause
+            .map(|cause| format!(" ({})", cause.as_str()))
+            .unwrap_or_default();
+        let title = format!(
+            "{} {}{cause}",
+            finding.state.as_str().to_uppercase(),
+            finding.code.as_str()
+        );
         let title = match finding.state {
             State::Missed => title.red().bold().to_string(),
-            State::Masked | State::Suspect | State::Inconclusive => title.yellow().bold().to_string(),
+            State::Masked | State::Suspect | State::Inconclusive => {
+                title.yellow().bold().to_string()
+            }
             State::Recovered | State::Ended => title.green().bold().to_string(),
         };
-        let name = finding.hub.zip(finding.peer).and_then(|(hub, peer)| names.peer(hub, peer)).map(|p| printable(&p.name));
+        let name = finding
+            .hub
+            .zip(finding.peer)
+            .and_then(|(hub, peer)| names.peer(hub, peer))
+            .map(|p| printable(&p.name));
         let place = match (finding.lane, finding.peer) {
             (Some(lane), _) => format!(" on {}", lane_words(lane, name.as_deref())),
             (None, Some(peer)) => format!(" at peer {} {}", peer.0, name.unwrap_or_default()),
@@ -150,19 +189,44 @@ impl<W> Text<W> {
         let mut line = |label: &str, value: &str| {
             let _infallible = writeln!(text, "  {:<9} {value}", label.dimmed().to_string());
         };
-        line("time", &format!("{}, {} for {}", self.clock.rfc3339(finding.at), word_of(finding.state), duration(finding.stuck_ns)));
+        line(
+            "time",
+            &format!(
+                "{}, {} for {}",
+                self.clock.rfc3339(finding.at),
+                word_of(finding.state),
+                duration(finding.stuck_ns)
+            ),
+        );
         if let Some(hub) = finding.hub.and_then(|hub| names.hub(hub)) {
-            let host = finding.host.map(|host| format!(", host {}", who(host, names))).unwrap_or_default();
-            let plugin = finding.plugin.map(|plugin| format!(", plugin {}", who(plugin, names))).unwrap_or_default();
+            let host = finding
+                .host
+                .map(|host| format!(", host {}", who(host, names)))
+                .unwrap_or_default();
+            let plugin = finding
+                .plugin
+                .map(|plugin| format!(", plugin {}", who(plugin, names)))
+                .unwrap_or_default();
             line("hub", &format!("{}{host}{plugin}", printable(hub)));
         }
         if let Some(ring) = finding.ring {
-            let capacity = finding.capacity.map(|capacity| format!("/{capacity}")).unwrap_or_default();
+            let capacity = finding
+                .capacity
+                .map(|capacity| format!("/{capacity}"))
+                .unwrap_or_default();
             let queue = match finding.doorbell_pending {
                 Some(pending) => format!("doorbell_pending={pending}"),
                 None => "doorbell queue not seen".to_owned(),
             };
-            line("ring", &format!("head={} tail={} len={}{capacity}, {queue}", ring.head, ring.tail, ring.len()));
+            line(
+                "ring",
+                &format!(
+                    "head={} tail={} len={}{capacity}, {queue}",
+                    ring.head,
+                    ring.tail,
+                    ring.len()
+                ),
+            );
         }
         for (proc, thread) in &finding.threads {
             line("thread", &thread_words(*proc, thread, names));
@@ -170,9 +234,19 @@ impl<W> Text<W> {
         let skipped = finding.timeline.len().saturating_sub(TIMELINE);
         let shown = &finding.timeline[skipped..];
         if let Some(end) = shown.last() {
-            line("timeline", &format!("(times before the last of these {} events)", shown.len()));
+            line(
+                "timeline",
+                &format!("(times before the last of these {} events)", shown.len()),
+            );
             for event in shown {
-                line("", &format!("-{:>12} {}", duration(end.at.since(event.at)), event_words(event, names)));
+                line(
+                    "",
+                    &format!(
+                        "-{:>12} {}",
+                        duration(end.at.since(event.at)),
+                        event_words(event, names)
+                    ),
+                );
             }
         }
         line("rule", finding.rule);
@@ -180,7 +254,10 @@ impl<W> Text<W> {
             line("note", &printable(note));
         }
         if finding.count > 1 {
-            line("count", &format!("{} times on this lane so far", finding.count));
+            line(
+                "count",
+                &format!("{} times on this lane so far", finding.count),
+            );
         }
         line("meaning", &printable(&finding.explanation));
         text
@@ -201,35 +278,76 @@ fn who(proc: ProcId, names: &Directory) -> String {
 fn thread_words(proc: ProcId, thread: &ThreadObservation, names: &Directory) -> String {
     let call = match thread.syscall {
         Some(call) => {
-            let args: Vec<String> = call.args.iter().take(4).map(|arg| format!("{arg:#x}")).collect();
+            let args: Vec<String> = call
+                .args
+                .iter()
+                .take(4)
+                .map(|arg| format!("{arg:#x}"))
+                .collect();
             format!("in {}({}, ...)", syscall_name(call.number), args.join(", "))
         }
         None => "outside of a system call".to_owned(),
     };
-    let channel = thread.wchan.as_ref().map(|wchan| format!(", wchan {}", printable(wchan))).unwrap_or_default();
+    let channel = thread
+        .wchan
+        .as_ref()
+        .map(|wchan| format!(", wchan {}", printable(wchan)))
+        .unwrap_or_default();
     let waits = match thread.waits_for {
         WaitsFor::Doorbell => ", waiting for this doorbell",
         WaitsFor::OtherFds => ", waiting for fds but not for this doorbell",
         WaitsFor::HubFutex(_) => ", waiting on a futex word of the hub",
         WaitsFor::SomeFds | WaitsFor::Futex | WaitsFor::Other | WaitsFor::Nothing => "",
     };
-    format!("{} tid {} {:?} {} {call}{channel}{waits}", who(proc, names), thread.tid.0, thread.name, thread.state)
+    format!(
+        "{} tid {} {:?} {} {call}{channel}{waits}",
+        who(proc, names),
+        thread.tid.0,
+        thread.name,
+        thread.state
+    )
 }
 
 fn event_words(event: &Event, names: &Directory) -> String {
     let what = match &event.kind {
-        EventKind::Ring { syscall, result, rings, .. } => {
-            format!("rang: {} = {}{}", syscall_name(*syscall), result_words(*result), rings_words(rings.as_ref()))
+        EventKind::Ring {
+            syscall,
+            result,
+            rings,
+            ..
+        } => {
+            format!(
+                "rang: {} = {}{}",
+                syscall_name(*syscall),
+                result_words(*result),
+                rings_words(rings.as_ref())
+            )
         }
-        EventKind::Take { syscall, result, rings, .. } => {
-            format!("took a token: {} = {}{}", syscall_name(*syscall), result_words(*result), rings_words(rings.as_ref()))
+        EventKind::Take {
+            syscall,
+            result,
+            rings,
+            ..
+        } => {
+            format!(
+                "took a token: {} = {}{}",
+                syscall_name(*syscall),
+                result_words(*result),
+                rings_words(rings.as_ref())
+            )
         }
         EventKind::Sleep { syscall, rings, .. } => {
             let call = syscall.map_or_else(|| "no system call".to_owned(), syscall_name);
             format!("slept in {call}{}", rings_words(rings.as_ref()))
         }
-        EventKind::Wake { syscall, result } => format!("woke: {} = {}", syscall_name(*syscall), result_words(*result)),
-        EventKind::FutexWake { offset, woken, .. } => format!("woke {woken} on the futex word at {offset:#x}"),
+        EventKind::Wake { syscall, result } => format!(
+            "woke: {} = {}",
+            syscall_name(*syscall),
+            result_words(*result)
+        ),
+        EventKind::FutexWake { offset, woken, .. } => {
+            format!("woke {woken} on the futex word at {offset:#x}")
+        }
         EventKind::Fork { child } => format!("started process {child}"),
         EventKind::Exec => "executed another program".to_owned(),
         EventKind::Exit { process: true } => "ended".to_owned(),
@@ -254,12 +372,20 @@ fn indexes_words(ring: Indexes) -> String {
 }
 
 fn result_words(result: i32) -> String {
-    if result < 0 { format!("-1 {}", errno_name(result)) } else { result.to_string() }
+    if result < 0 {
+        format!("-1 {}", errno_name(result))
+    } else {
+        result.to_string()
+    }
 }
 
 /// A duration as people read it: three significant units at most, down to microseconds.
 fn duration(ns: u64) -> String {
-    let rounded = if ns >= 1_000_000_000 { ns / 1_000_000 * 1_000_000 } else { ns / 1_000 * 1_000 };
+    let rounded = if ns >= 1_000_000_000 {
+        ns / 1_000_000 * 1_000_000
+    } else {
+        ns / 1_000 * 1_000
+    };
     humantime::format_duration(std::time::Duration::from_nanos(rounded)).to_string()
 }
 

@@ -14,24 +14,52 @@ pub(crate) fn event(record: &Record, tree: &mut Tree) -> Option<Event> {
     let syscall = record.syscall;
     let result = record.result;
     let kind = match Kind::from_u8(record.kind)? {
-        Kind::Ring => EventKind::Ring { end: end(record, tree)?, syscall, result, rings },
-        Kind::Take => EventKind::Take { end: end(record, tree)?, syscall, result, rings },
-        Kind::Sleep => {
-            EventKind::Sleep { syscall: (syscall != u16::MAX).then_some(syscall), arg: record.arg, rings }
-        }
+        Kind::Ring => EventKind::Ring {
+            end: end(record, tree)?,
+            syscall,
+            result,
+            rings,
+        },
+        Kind::Take => EventKind::Take {
+            end: end(record, tree)?,
+            syscall,
+            result,
+            rings,
+        },
+        Kind::Sleep => EventKind::Sleep {
+            syscall: (syscall != u16::MAX).then_some(syscall),
+            arg: record.arg,
+            rings,
+        },
         Kind::Wake => EventKind::Wake { syscall, result },
         Kind::FutexWake => EventKind::FutexWake {
             hub: HubId(record.hub),
             offset: record.arg,
             woken: u32::try_from(result).unwrap_or(0),
         },
-        Kind::Fork => EventKind::Fork { child: u32::try_from(record.arg).ok()? },
+        Kind::Fork => EventKind::Fork {
+            child: u32::try_from(record.arg).ok()?,
+        },
         Kind::Exec => EventKind::Exec,
-        Kind::Exit => EventKind::Exit { process: record.flags & FLAG_PROCESS != 0 },
+        Kind::Exit => EventKind::Exit {
+            process: record.flags & FLAG_PROCESS != 0,
+        },
         Kind::Map => return None,
     };
-    let proc = tree.member(record.pid).map_or(ProcId { pid: record.pid, start: 0 }, |member| member.id);
-    Some(Event { at: Mono(record.at), cpu: record.cpu, proc, tid: Tid(record.tid), kind })
+    let proc = tree.member(record.pid).map_or(
+        ProcId {
+            pid: record.pid,
+            start: 0,
+        },
+        |member| member.id,
+    );
+    Some(Event {
+        at: Mono(record.at),
+        cpu: record.cpu,
+        proc,
+        tid: Tid(record.tid),
+        kind,
+    })
 }
 
 /// The socket of a doorbell record. A send on an fd that names no socket any more is ascribed to the one it was.
@@ -53,8 +81,14 @@ fn rings(record: &Record) -> Option<PeerRings> {
     (record.flags & FLAG_RINGS != 0).then_some(PeerRings {
         hub: HubId(record.hub),
         peer: PeerId(record.peer),
-        to_peer: Indexes { head: to_peer_head, tail: to_peer_tail },
-        to_host: Indexes { head: to_host_head, tail: to_host_tail },
+        to_peer: Indexes {
+            head: to_peer_head,
+            tail: to_peer_tail,
+        },
+        to_host: Indexes {
+            head: to_host_head,
+            tail: to_host_tail,
+        },
     })
 }
 
@@ -86,7 +120,14 @@ mod tests {
         let mut sent = record(Kind::Ring);
         sent.flags = FLAG_RINGS;
         let event = event(&sent, &mut Tree::default()).unwrap();
-        let EventKind::Ring { end, rings: Some(rings), .. } = event.kind else { panic!("{event:?}") };
+        let EventKind::Ring {
+            end,
+            rings: Some(rings),
+            ..
+        } = event.kind
+        else {
+            panic!("{event:?}")
+        };
         assert_eq!(end, SocketInode(99));
         assert_eq!(rings.to_peer, Indexes { head: 4, tail: 3 });
         assert_eq!(rings.to_host, Indexes { head: 2, tail: 1 });
@@ -95,7 +136,10 @@ mod tests {
     #[test]
     fn indexes_that_could_not_be_read_are_not_made_up() {
         let event = event(&record(Kind::Take), &mut Tree::default()).unwrap();
-        assert!(matches!(event.kind, EventKind::Take { rings: None, .. }), "{event:?}");
+        assert!(
+            matches!(event.kind, EventKind::Take { rings: None, .. }),
+            "{event:?}"
+        );
     }
 
     #[test]

@@ -26,11 +26,17 @@ impl Directory {
                 self.hubs.insert(*hub, path.clone());
             }
             Topology::Peer(binding) => {
-                let known = self.peers.entry((binding.hub, binding.peer)).or_insert_with(|| binding.clone());
+                let known = self
+                    .peers
+                    .entry((binding.hub, binding.peer))
+                    .or_insert_with(|| binding.clone());
                 // A plugin that ended is still who the peer was.
                 let ended = binding.plugin.is_none() && known.plugin.is_some();
                 *known = if ended {
-                    PeerBinding { flags: binding.flags, ..known.clone() }
+                    PeerBinding {
+                        flags: binding.flags,
+                        ..known.clone()
+                    }
                 } else {
                     binding.clone()
                 };
@@ -68,6 +74,9 @@ impl Directory {
 
     /// The process's name, or its pid.
     pub fn process(&self, proc: ProcId) -> String {
-        self.processes.get(&proc).cloned().unwrap_or_else(|| format!("pid {}", proc.pid))
+        self.processes
+            .get(&proc)
+            .cloned()
+            .unwrap_or_else(|| format!("pid {}", proc.pid))
     }
 }

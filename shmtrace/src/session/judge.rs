@@ -28,7 +28,12 @@ impl Judge {
 
     /// A judge of a recording.
     pub(crate) fn replaying(options: &Options) -> Self {
-        Self { engine: Engine::new(options.engine()), names: Directory::default(), recorder: None, flight: None }
+        Self {
+            engine: Engine::new(options.engine()),
+            names: Directory::default(),
+            recorder: None,
+            flight: None,
+        }
     }
 
     /// Takes one step.
@@ -44,7 +49,10 @@ impl Judge {
         }
         match step {
             Step::Attached(at) => self.engine.attached(at),
-            Step::Advance { now, complete_until } => self.engine.advance(now, complete_until),
+            Step::Advance {
+                now,
+                complete_until,
+            } => self.engine.advance(now, complete_until),
             Step::Input(input) => {
                 if let Input::Topology(topology) = &input {
                     self.names.note(topology);

@@ -15,8 +15,8 @@ mod directory;
 mod judge;
 mod options;
 mod replay;
-mod tally;
 mod tables;
+mod tally;
 mod tree;
 
 use std::{io, time::Duration};
@@ -95,7 +95,10 @@ impl<'a> Session<'a> {
         let mut probes = Probes::attach(options.ring_bytes)?;
         let tree = Tree::adopt(&options.roots, &mut probes)?;
         let now = mono_now();
-        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        let kernel = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
         let judge = Judge::live(options, &recording::Header::of_watch(options, &kernel))?;
         let mut session = Self {
             options,
@@ -126,14 +129,23 @@ impl<'a> Session<'a> {
 
     /// Runs until `stop` completes, the duration is over, or the last process ended.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
-        let wakeups = AsyncFd::with_interest(self.probes.wakeups()?, Interest::READABLE)
-            .context("cannot watch the ring buffers")?;
-        let deadline = self.options.duration.map(|duration| Instant::now() + duration);
+        // SAFETY: the fd is owned and moved in: nobody else can close it or change what it is.
+        let wakeups =
+            unsafe { AsyncFd::register_with_interest(self.probes.wakeups()?, Interest::READABLE) }
+                .map_err(std::io::Error::from)
+                .context("cannot watch the ring buffers")?;
+        let deadline = self
+            .options
+            .duration
+            .map(|duration| Instant::now() + duration);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
-            let early = self.judge.next_timeout().map(|at| Duration::from_nanos(at.since(mono_now())));
+            let early = self
+                .judge
+                .next_timeout()
+                .map(|at| Duration::from_nanos(at.since(mono_now())));
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
                 () = wait_until(deadline) => return Ok(Ended::Stopped),
@@ -155,14 +167,21 @@ impl<'a> Session<'a> {
     pub fn finish(mut self) -> anyhow::Result<Verdict> {
         self.step()?;
         let now = mono_now();
-        self.judge.step(Step::Advance { now, complete_until: now })?;
+        self.judge.step(Step::Advance {
+            now,
+            complete_until: now,
+        })?;
         self.serve(now)?;
         self.tally.counters(&self.probes, now)?;
         // The report may go to a slow reader: nothing is traced any more by then.
         drop(self.probes);
         let totals = self.tally.totals(now, &self.judge.summary());
         self.report.summary(&totals, &self.judge.names)?;
-        Ok(self.tally.verdict(self.options, &totals, self.judge.names.hubs().next().is_some()))
+        Ok(self.tally.verdict(
+            self.options,
+            &totals,
+            self.judge.names.hubs().next().is_some(),
+        ))
     }
 
     /// One turn: everything that is there now, up to date, judged and reported.
@@ -185,7 +204,10 @@ impl<'a> Session<'a> {
         self.serve(now)?;
         if now.since(self.shown_alive) >= SIGN_OF_LIFE {
             self.shown_alive = now;
-            self.report.alive(&self.tally.totals(now, &self.judge.summary()), &self.judge.names)?;
+            self.report.alive(
+                &self.tally.totals(now, &self.judge.summary()),
+                &self.judge.names,
+            )?;
         }
         Ok(())
     }
@@ -195,10 +217,17 @@ impl<'a> Session<'a> {
         let mut records = std::mem::take(&mut self.records);
         records.clear();
         let foreign = self.probes.drain(|record| records.push(*record));
-        anyhow::ensure!(foreign == 0, "the probes speak another version of the record format: build shmtrace again");
+        anyhow::ensure!(
+            foreign == 0,
+            "the probes speak another version of the record format: build shmtrace again"
+        );
         let lost = self.tally.counters(&self.probes, now)?;
         if lost > 0 {
-            self.judge.tell(Input::Loss(Loss { from: self.last_drain, to: now, records: lost }))?;
+            self.judge.tell(Input::Loss(Loss {
+                from: self.last_drain,
+                to: now,
+                records: lost,
+            }))?;
             self.discovery.hint(Hint::Lost);
             for proc in self.tree.resync(&mut self.probes) {
                 self.ended(proc, now)?;
@@ -223,11 +252,14 @@ impl<'a> Session<'a> {
             Some(Kind::Exec) => self.hint(Hint::Execed { pid: record.pid }),
             Some(Kind::Map) => self.hint(Hint::Mapped { pid: record.pid }),
             Some(Kind::Ring) if record.hub == 0 && record.arg != 0 => {
-                self.discovery.rung(SocketInode(record.arg), record.pid, Mono(record.at));
+                self.discovery
+                    .rung(SocketInode(record.arg), record.pid, Mono(record.at));
             }
             _ => {}
         }
-        let Some(event) = decode::event(record, &mut self.tree) else { return Ok(()) };
+        let Some(event) = decode::event(record, &mut self.tree) else {
+            return Ok(());
+        };
         if self.options.events {
             self.report.event(&event, &self.judge.names)?;
         }
@@ -248,7 +280,8 @@ impl<'a> Session<'a> {
     }
 
     fn ended(&mut self, proc: ProcId, at: Mono) -> anyhow::Result<()> {
-        self.judge.tell(Input::Topology(Topology::ProcessExited { proc, at }))
+        self.judge
+            .tell(Input::Topology(Topology::ProcessExited { proc, at }))
     }
 
     fn advance(&mut self, now: Mono) -> anyhow::Result<()> {
@@ -265,9 +298,10 @@ impl<'a> Session<'a> {
         let live: Vec<u32> = self.tree.pids().collect();
         let changes = self.discovery.refresh(now, &live);
         for note in changes.notes {
-            tracing::warn!("{note}");
+            self.report.note(&note)?;
             self.tally.note(note);
         }
+        self.tally.unsupported |= changes.unsupported;
         for topology in changes.topology {
             self.judge.tell(Input::Topology(topology))?;
         }
@@ -288,7 +322,9 @@ impl<'a> Session<'a> {
                     self.tally.finding(&finding);
                     self.judge.keep(&finding)?;
                     if self.options.shows(&finding) {
-                        self.report.finding(&finding, &self.judge.names).context("cannot write the report")?;
+                        self.report
+                            .finding(&finding, &self.judge.names)
+                            .context("cannot write the report")?;
                     }
                     continue;
                 }
@@ -331,5 +367,8 @@ async fn wait_until(deadline: Option<Instant>) {
 
 /// Whether an error is a reader that went away (`shmtrace ... | head`).
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -64,14 +64,21 @@ impl FailOn {
 impl Options {
     /// The engine's part of the settings.
     pub(crate) fn engine(&self) -> Config {
-        Config { grace: self.grace_ns, expect_progress: self.expect_progress_ns, ..Config::default() }
+        Config {
+            grace: self.grace_ns,
+            expect_progress: self.expect_progress_ns,
+            ..Config::default()
+        }
     }
 
     /// Whether a finding is to be shown.
     pub(crate) fn shows(&self, finding: &Finding) -> bool {
         (self.verbose || finding.state != State::Suspect)
             && (self.codes.is_empty() || self.codes.contains(&finding.code))
-            && (self.peers.is_empty() || finding.peer.is_some_and(|peer| self.peers.contains(&peer)))
-            && self.lane.is_none_or(|direction| finding.lane.is_some_and(|lane| lane.direction == direction))
+            && (self.peers.is_empty()
+                || finding.peer.is_some_and(|peer| self.peers.contains(&peer)))
+            && self.lane.is_none_or(|direction| {
+                finding.lane.is_some_and(|lane| lane.direction == direction)
+            })
     }
 }

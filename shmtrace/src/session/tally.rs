@@ -24,6 +24,8 @@ pub(crate) struct Tally {
     /// Classes and states reached, for `--fail-on`.
     reached: BTreeSet<(Code, State)>,
     notes: Vec<String>,
+    /// A hub of another version was there, and could not be watched.
+    pub(crate) unsupported: bool,
     rate: Rate,
     replayed: u64,
     replayed_lost: u64,
@@ -90,7 +92,12 @@ impl Tally {
             counted: BTreeSet::new(),
             reached: BTreeSet::new(),
             notes: Vec::new(),
-            rate: Rate { at: now, events: 0, per_second: 0 },
+            unsupported: false,
+            rate: Rate {
+                at: now,
+                events: 0,
+                per_second: 0,
+            },
             replayed: 0,
             replayed_lost: 0,
         }
@@ -104,8 +111,10 @@ impl Tally {
         let elapsed = now.since(self.rate.at);
         if elapsed >= 1_000_000_000 {
             let events = counters.written();
-            self.rate.per_second =
-                u64::try_from(u128::from(events - self.rate.events) * 1_000_000_000 / u128::from(elapsed)).unwrap_or(0);
+            self.rate.per_second = u64::try_from(
+                u128::from(events - self.rate.events) * 1_000_000_000 / u128::from(elapsed),
+            )
+            .unwrap_or(0);
             self.rate.at = now;
             self.rate.events = events;
         }
@@ -169,15 +178,23 @@ impl Tally {
 
     /// The exit code, by what `--fail-on` names and what could be seen.
     pub(crate) fn verdict(&self, options: &Options, totals: &Totals, saw_hub: bool) -> Verdict {
-        let fired = self.reached.iter().any(|(code, state)| options.fail_on.fires(*code, *state));
+        let fired = self
+            .reached
+            .iter()
+            .any(|(code, state)| options.fail_on.fires(*code, *state));
         let proven = !self.findings.is_empty();
         let exit = if fired {
             Exit::Finding
+        } else if !saw_hub && self.unsupported {
+            Exit::NotPermitted
         } else if !saw_hub || (!proven && (totals.lost > 0 || totals.inconclusive > 0)) {
             Exit::Inconclusive
         } else {
             Exit::Clean
         };
-        Verdict { exit, blind: !saw_hub }
+        Verdict {
+            exit,
+            blind: !saw_hub,
+        }
     }
 }

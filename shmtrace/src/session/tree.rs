@@ -40,7 +40,12 @@ impl Tree {
         }
         for _ in 0..MOST_SCANS {
             // Parents first or not does not matter: whoever is entered late is a parent in the next scan.
-            let known: BTreeSet<u32> = tree.members.keys().copied().chain(probes.traced()).collect();
+            let known: BTreeSet<u32> = tree
+                .members
+                .keys()
+                .copied()
+                .chain(probes.traced())
+                .collect();
             let mut found = false;
             for (pid, parent) in parents() {
                 if known.contains(&parent) && !tree.members.contains_key(&pid) {
@@ -56,21 +61,44 @@ impl Tree {
 
     /// Enters one process; false if it is gone already.
     fn enter(&mut self, pid: u32, probes: &mut Probes) -> anyhow::Result<bool> {
-        let Some(id) = id_of(pid) else { return Ok(false) };
+        let Some(id) = id_of(pid) else {
+            return Ok(false);
+        };
         if probes.process(pid).is_none() {
             probes
-                .trace(pid, &Process { image: mono_now().0, ..Process::default() })
-                .with_context(|| format!("cannot trace pid {pid}: the table of processes is full"))?;
+                .trace(
+                    pid,
+                    &Process {
+                        image: mono_now().0,
+                        ..Process::default()
+                    },
+                )
+                .with_context(|| {
+                    format!("cannot trace pid {pid}: the table of processes is full")
+                })?;
         }
-        self.members.insert(pid, Member { id, fds: Vec::new() });
+        self.members.insert(
+            pid,
+            Member {
+                id,
+                fds: Vec::new(),
+            },
+        );
         Ok(true)
     }
 
     /// The probes saw a process of the tree start another.
     pub(crate) fn forked(&mut self, parent: u32, child: u32) -> ProcId {
-        let fds = self.members.get(&parent).map(|m| m.fds.clone()).unwrap_or_default();
+        let fds = self
+            .members
+            .get(&parent)
+            .map(|m| m.fds.clone())
+            .unwrap_or_default();
         // A child that is gone already keeps its pid as its name; start time 0 is nobody else's.
-        let id = id_of(child).unwrap_or(ProcId { pid: child, start: 0 });
+        let id = id_of(child).unwrap_or(ProcId {
+            pid: child,
+            start: 0,
+        });
         self.members.insert(child, Member { id, fds });
         id
     }
@@ -97,13 +125,26 @@ impl Tree {
 
     /// Compares with `/proc` after records were lost: who is gone, who came unseen.
     pub(crate) fn resync(&mut self, probes: &mut Probes) -> Vec<ProcId> {
-        let gone: Vec<u32> =
-            self.members.iter().filter(|(pid, m)| id_of(**pid) != Some(m.id)).map(|(pid, _)| *pid).collect();
-        let gone: Vec<ProcId> = gone.into_iter().filter_map(|pid| self.exited(pid)).collect();
+        let gone: Vec<u32> = self
+            .members
+            .iter()
+            .filter(|(pid, m)| id_of(**pid) != Some(m.id))
+            .map(|(pid, _)| *pid)
+            .collect();
+        let gone: Vec<ProcId> = gone
+            .into_iter()
+            .filter_map(|pid| self.exited(pid))
+            .collect();
         for pid in probes.traced() {
             if !self.members.contains_key(&pid) {
                 match id_of(pid) {
-                    Some(id) => drop(self.members.insert(pid, Member { id, fds: Vec::new() })),
+                    Some(id) => drop(self.members.insert(
+                        pid,
+                        Member {
+                            id,
+                            fds: Vec::new(),
+                        },
+                    )),
                     None => probes.forget(pid),
                 }
             }
@@ -123,7 +164,10 @@ impl Member {
 
     /// The socket that an fd was when it last worked.
     pub(crate) fn socket_of(&self, fd: i32) -> Option<u64> {
-        self.fds.iter().find(|(known, _)| *known == fd).map(|(_, inode)| *inode)
+        self.fds
+            .iter()
+            .find(|(known, _)| *known == fd)
+            .map(|(_, inode)| *inode)
     }
 }
 
@@ -133,7 +177,9 @@ pub(crate) fn flags(participant: bool) -> u32 {
 }
 
 fn no_such_process(pid: u32) -> anyhow::Error {
-    anyhow::anyhow!("no such process: {pid} (is the pid from this pid namespace, and still alive? see `ps -p {pid}`)")
+    anyhow::anyhow!(
+        "no such process: {pid} (is the pid from this pid namespace, and still alive? see `ps -p {pid}`)"
+    )
 }
 
 /// Pids of threads that are not processes are refused like dead ones, with a hint.
@@ -141,7 +187,10 @@ pub(crate) fn check_roots(roots: &[u32]) -> anyhow::Result<()> {
     for &pid in roots {
         let leader = thread_group(pid).ok_or_else(|| no_such_process(pid))?;
         if leader != pid {
-            return Err(Refusal::usage(format!("{pid} is a thread of process {leader}: give --pid-tree {leader}")).into());
+            return Err(Refusal::usage(format!(
+                "{pid} is a thread of process {leader}: give --pid-tree {leader}"
+            ))
+            .into());
         }
     }
     Ok(())
@@ -155,7 +204,9 @@ fn id_of(pid: u32) -> Option<ProcId> {
 
 /// Every process with its parent's pid.
 fn parents() -> Vec<(u32, u32)> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|pid: u32| Some((pid, process::Process::open(pid).ok()?.stat().ok()?.parent)))
@@ -165,5 +216,10 @@ fn parents() -> Vec<(u32, u32)> {
 /// The process to which a thread (or process) belongs.
 fn thread_group(pid: u32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))?
+        .trim()
+        .parse()
+        .ok()
 }

@@ -1,6 +1,7 @@
 //! Real host and plugin processes for tests, on the published rapace crates.
 #![allow(
     dead_code,
+    unreachable_pub,
     reason = "each test binary uses the part of this that it needs"
 )]
 
