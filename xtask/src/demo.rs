@@ -21,11 +21,14 @@ const FOUND: i32 = 3;
 #[derive(Args)]
 pub(crate) struct Demo {
     /// The fault to plant, as `ddc-sim host --fault` takes it
-    #[arg(long, default_value = "consumed-then-slept:peer=3,after=2000")]
+    #[arg(long, default_value = "consumed-then-slept:peer=3,after=4000")]
     fault: String,
     /// The code of the finding to wait for
     #[arg(long, default_value = "missed-wakeup")]
     expect: String,
+    /// Processes built on the published rapace 0.4 instead of ddc-sim; one of their signals is stolen
+    #[arg(long, conflicts_with = "fault")]
+    rapace: bool,
     /// How long to watch, in seconds
     #[arg(long, default_value_t = 8)]
     seconds: u64,
@@ -34,23 +37,33 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) fn run(&self) -> Result<()> {
         setup::run()?;
+        let (package, program, fault) = if self.rapace {
+            (
+                "rapace-peers",
+                "rapace-peer-04",
+                ["--steal-after", "4000:3"],
+            )
+        } else {
+            ("ddc-sim", "ddc-sim", ["--fault", self.fault.as_str()])
+        };
         process::run(
             workspace::cargo("build")
-                .args(["--release", "--package", "shmtrace", "--package", "ddc-sim"])
+                .args(["--release", "--package", "shmtrace", "--package", package])
                 .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1),
         )?;
         let programs = workspace::built("release");
 
-        let mut sim = Command::new(programs.join("ddc-sim"));
+        let mut sim = Command::new(programs.join(program));
         sim.args([
             "host",
             "--plugins",
             "4",
+            "--round-trips",
+            "0",
             "--gap",
             "500us",
-            "--fault",
-            &self.fault,
-        ]);
+        ])
+        .args(fault);
         sim.stdin(Stdio::null()).stdout(Stdio::null());
         println!("\nA host and 4 plugins, about to lose a wakeup:");
         let host = Guard(process::show_and_spawn(&mut sim)?);
@@ -61,12 +74,12 @@ impl Demo {
         host.end()?;
         match status? {
             Some(FOUND) => {
-                println!("\nFound: {}, planted as {}.", self.expect, self.fault);
+                println!("\nFound: {}, planted by {}.", self.expect, fault.join(" "));
                 Ok(())
             }
             Some(code) => bail!(
-                "the planted {} was not found: shmtrace ended with {code} instead of {FOUND}",
-                self.fault
+                "the hang planted by {} was not found: shmtrace ended with {code} instead of {FOUND}",
+                fault.join(" ")
             ),
             None => bail!("shmtrace was ended by a signal"),
         }

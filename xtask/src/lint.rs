@@ -14,7 +14,7 @@ pub(crate) fn run() -> Result<()> {
     setup::run()?;
     let probes = workspace::root().join("shmtrace-ebpf");
     let probes_target = workspace::built("lint-probes");
-    for folder in [workspace::root(), &probes] {
+    for folder in [&workspace::root(), &probes] {
         process::run(
             workspace::cargo("fmt")
                 .args(["--all", "--check"])
@@ -22,7 +22,7 @@ pub(crate) fn run() -> Result<()> {
         )?;
     }
     process::run(
-        clippy(workspace::root())
+        clippy(&workspace::root())
             .args(["--workspace", "--all-targets"])
             .args(DENY),
     )?;

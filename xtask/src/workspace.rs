@@ -14,11 +14,14 @@ use crate::{process, setup};
 /// Makes the daemon's build script fail where it would leave the probes out.
 pub(crate) const REQUIRE_PROBES: (&str, &str) = ("SHMTRACE_REQUIRE_PROBES", "1");
 
-/// The repository's root.
-pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The repository's root. Cargo tells it when it runs us; what was compiled in may be another clone with the same
+/// target folder.
+pub(crate) fn root() -> PathBuf {
+    let xtask = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    xtask
         .parent()
-        .expect("xtask is a folder of the workspace")
+        .map_or_else(|| xtask.clone(), Path::to_path_buf)
 }
 
 /// The cargo that runs us, in the workspace.
