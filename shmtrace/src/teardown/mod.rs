@@ -4,6 +4,7 @@
 //! process belongs to the tree if its parent does; see [`Tree`] for what that means while the tree is changing.
 
 mod hubs;
+mod seize;
 mod tree;
 
 pub use hubs::{HubFile, Users, hubs_of, stale_hubs};

@@ -1,10 +1,12 @@
 //! A tree of processes that is to be ended.
 //!
 //! Children that appear meanwhile are found by looking again, every few milliseconds, until everything has ended. What
-//! cannot be found from outside is a child whose parent ended between being scanned and being signalled: it has another
-//! parent by then. The kernel refuses `fork` to a process with a pending signal, so that window is short; before the
-//! final SIGKILL it is closed, by stopping all members but the roots first (the roots' parents are not to notice that).
-//! Whoever calls for its own descendants can close it altogether, see [`Tree::adopt_orphans`].
+//! that cannot find is a child whose parent ended between being scanned and being signalled: it has another parent by
+//! then. The kernel refuses `fork` to a process with a pending signal, so this happens only to trees that start
+//! processes all the time; such a child is named at the end if it can be recognized, and left alone.
+//!
+//! Before the final SIGKILL the tree is held still, so that nothing can escape it: the roots by `seize`, which their
+//! parents do not notice, everything below by SIGSTOP.
 
 use std::{
     collections::BTreeMap,
@@ -21,29 +23,37 @@ use rustix::{
 use shmtrace_engine::ProcId;
 use thiserror::Error;
 
+use super::seize::{newborn, seize};
 use crate::process::{Process, Stat};
 
 /// How often new children are looked for while the tree ends. A scan of a thousand processes takes about 10 ms.
 const SCAN_EVERY: Duration = Duration::from_millis(20);
 /// How long a killed process may take to go: one that sleeps uninterruptibly goes when its call returns.
 const KILL_TAKES: Duration = Duration::from_secs(2);
-/// Scans for the last children before SIGKILL. Each finds at least one new process, or is the last.
-const MOST_SCANS: u32 = 1_000;
+/// Scans until a tree counts as known, or as held still. Each but the last finds something new; trees that start
+/// processes all the time always have something, and their next scan comes soon.
+const MOST_SCANS: u32 = 16;
 
 /// Why a tree cannot be ended.
 #[derive(Debug, Error)]
 pub enum TeardownError {
     /// A root that does not exist.
-    #[error("no such process: {0} (is the pid from this pid namespace, and still alive? see `ps -p {0}`)")]
+    #[error(
+        "no such process: {0} (is the pid from this pid namespace, and still alive? see `ps -p {0}`)"
+    )]
     NoSuchProcess(u32),
     /// The init process, whose tree is everything.
-    #[error("process {0} is the root of all processes of this machine or container: give the pid of a build or server")]
+    #[error(
+        "process {0} is the root of all processes of this machine or container: give the pid of a build or server"
+    )]
     Everything(u32),
     /// This process would be a part of it.
     #[error("the tree of process {0} contains this shmtrace itself: run it from another terminal")]
     OwnAncestor(u32),
     /// Another user's process.
-    #[error("not permitted to signal process {pid} ({name}), which belongs to another user: run `sudo shmtrace ...`")]
+    #[error(
+        "not permitted to signal process {pid} ({name}), which belongs to another user: run `sudo shmtrace ...`"
+    )]
     NotPermitted {
         /// The process.
         pid: u32,
@@ -132,7 +142,7 @@ impl Tree {
                 Err(source) => return Err(TeardownError::Io { pid: root, source }),
             }
         }
-        tree.find_more()?;
+        tree.find_all()?;
         Ok(tree)
     }
 
@@ -147,6 +157,20 @@ impl Tree {
     /// Its processes as far as they are known, by pid.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
+    }
+
+    /// The same, each below its parent.
+    pub fn in_order(&self) -> Vec<&Member> {
+        let mut rest: Vec<&Member> = self.members.values().rev().collect();
+        let mut ordered = Vec::with_capacity(rest.len());
+        let mut next: Vec<&Member> = rest.extract_if(.., |member| member.depth == 0).collect();
+        while let Some(member) = next.pop() {
+            ordered.push(member);
+            let pid = member.id.pid;
+            next.extend(rest.extract_if(.., |child| child.depth > 0 && child.parent == pid));
+        }
+        ordered.extend(rest);
+        ordered
     }
 
     /// Ends every process: `first`, and SIGKILL for what is left after `timeout`. `each` is told of each that ended.
@@ -166,10 +190,11 @@ impl Tree {
             }
         }
         if self.alive().next().is_some() {
-            self.stop_all_but_roots()?;
+            self.hold_still()?;
             self.signal_all(Signal::KILL)?;
             let deadline = Instant::now() + KILL_TAKES;
             while !self.wait(deadline, &mut each) && Instant::now() < deadline {
+                self.enter_newborn()?;
                 self.find_more()?;
                 self.signal_all(Signal::KILL)?;
             }
@@ -184,49 +209,66 @@ impl Tree {
     /// Waits a moment for some to end; true if nothing is left, nothing new included.
     fn wait(&mut self, deadline: Instant, each: &mut impl FnMut(&Ended)) -> bool {
         let patience = SCAN_EVERY.min(deadline.saturating_duration_since(Instant::now()));
-        let mut living: Vec<&mut Member> =
-            self.members.values_mut().filter(|member| !member.ended).collect();
-        let mut fds: Vec<PollFd<'_>> =
-            living.iter().map(|member| PollFd::new(&member.pidfd, PollFlags::IN)).collect();
+        let mut living: Vec<&mut Member> = self
+            .members
+            .values_mut()
+            .filter(|member| !member.ended)
+            .collect();
+        let mut fds: Vec<PollFd<'_>> = living
+            .iter()
+            .map(|member| PollFd::new(&member.pidfd, PollFlags::IN))
+            .collect();
         let timeout = Timespec {
             tv_sec: patience.as_secs().cast_signed(),
             tv_nsec: patience.subsec_nanos().into(),
         };
         // An interrupted or failed wait is a short one; the loop comes back.
         let _ready = poll(&mut fds, Some(&timeout));
-        let gone: Vec<bool> = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect();
+        let gone: Vec<bool> = fds
+            .iter()
+            .map(|fd| fd.revents().contains(PollFlags::IN))
+            .collect();
         drop(fds);
         for (member, gone) in living.iter_mut().zip(gone) {
             member.ended = gone;
             if gone {
-                each(&Ended { id: member.id, name: member.name.clone(), after: member.sent });
+                each(&Ended {
+                    id: member.id,
+                    name: member.name.clone(),
+                    after: member.sent,
+                });
             }
         }
         living.iter().all(|member| member.ended) && self.find_more().is_ok_and(|found| !found)
     }
 
-    /// Looks for children of members until there is nothing new; true if there was something.
+    /// Looks for children of members; true if there were new ones.
     fn find_more(&mut self) -> Result<bool, TeardownError> {
         let mut found = false;
-        for _ in 0..MOST_SCANS {
-            let mut more = false;
-            for (pid, stat) in processes() {
-                if self.is_known(pid, stat.start) {
-                    continue;
-                }
-                let Some(depth) = self.depth_below(stat.parent) else { continue };
-                more |= self.enter(pid, depth)?;
+        for (pid, stat) in processes() {
+            if !self.is_known(pid, stat.start)
+                && let Some(depth) = self.depth_below(stat.parent)
+            {
+                found |= self.enter(pid, depth)?;
             }
-            if !more {
-                break;
-            }
-            found = true;
         }
         Ok(found)
     }
 
+    /// Looks until there is nothing new.
+    fn find_all(&mut self) -> Result<(), TeardownError> {
+        for _ in 0..MOST_SCANS {
+            if !self.find_more()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn is_known(&self, pid: u32, start: u64) -> bool {
-        self.members.get(&pid).is_some_and(|member| member.id.start == start)
+        self.members
+            .get(&pid)
+            .is_some_and(|member| member.id.start == start)
     }
 
     /// The depth of a child of `parent`, if that makes it a member.
@@ -234,15 +276,23 @@ impl Tree {
         if self.orphans_are_ours && parent == std::process::id() {
             return Some(1);
         }
-        self.members.get(&parent).filter(|member| !member.ended).map(|member| member.depth + 1)
+        self.members
+            .get(&parent)
+            .filter(|member| !member.ended)
+            .map(|member| member.depth + 1)
     }
 
     /// Takes a process in, if its parent still is a member that lives: only then the parent's pid means that member.
     fn enter(&mut self, pid: u32, depth: usize) -> Result<bool, TeardownError> {
         let member = hold(pid, depth).map_err(|source| TeardownError::Io { pid, source })?;
-        let Some(member) = member else { return Ok(false) };
+        let Some(member) = member else {
+            return Ok(false);
+        };
         let parent_lives = self.orphans_are_ours && member.parent == std::process::id()
-            || self.members.get(&member.parent).is_some_and(|parent| !has_ended(&parent.pidfd));
+            || self
+                .members
+                .get(&member.parent)
+                .is_some_and(|parent| !has_ended(&parent.pidfd));
         if !parent_lives {
             return Ok(false);
         }
@@ -267,16 +317,43 @@ impl Tree {
         Ok(())
     }
 
-    /// Stops everything below the roots until no new process appears: what is stopped does not fork.
-    fn stop_all_but_roots(&mut self) -> Result<(), TeardownError> {
+    /// Holds everything still: what is stopped or seized does not start processes.
+    fn hold_still(&mut self) -> Result<(), TeardownError> {
+        for root in self
+            .alive()
+            .filter(|member| self.roots.contains(&member.id.pid))
+        {
+            // The parent that SIGSTOP would be told to is this process itself, or seizing is not permitted.
+            if self.orphans_are_ours || seize(root.id.pid).is_err() {
+                root.send(Signal::STOP)?;
+            }
+        }
         for _ in 0..MOST_SCANS {
-            for member in self.members.values() {
-                if !member.ended && !self.roots.contains(&member.id.pid) {
-                    member.send(Signal::STOP)?;
-                }
+            for member in self
+                .alive()
+                .filter(|member| !self.roots.contains(&member.id.pid))
+            {
+                member.send(Signal::STOP)?;
             }
             if !self.find_more()? {
                 break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what roots started after they were seized.
+    fn enter_newborn(&mut self) -> Result<(), TeardownError> {
+        if self.orphans_are_ours {
+            return Ok(()); // nothing was seized, and somebody else waits for the child
+        }
+        for pid in newborn() {
+            // Traced by us, so the pid cannot have been given out again.
+            if !self.members.contains_key(&pid)
+                && let Some(member) =
+                    hold(pid, 1).map_err(|source| TeardownError::Io { pid, source })?
+            {
+                self.members.insert(pid, member);
             }
         }
         Ok(())
@@ -298,7 +375,13 @@ impl Tree {
                 .iter()
                 .any(|leader| self.members.contains_key(leader) || self.replaced.contains(leader));
             if new && of_the_tree && !stat.is_dead() {
-                ending.doubtful.push((ProcId { pid, start: stat.start }, stat.comm));
+                ending.doubtful.push((
+                    ProcId {
+                        pid,
+                        start: stat.start,
+                    },
+                    stat.comm,
+                ));
             }
         }
         ending
@@ -310,24 +393,34 @@ impl Member {
     fn send(&self, signal: Signal) -> Result<(), TeardownError> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(Errno::PERM) => {
-                Err(TeardownError::NotPermitted { pid: self.id.pid, name: self.name.clone() })
-            }
-            Err(error) => Err(TeardownError::Io { pid: self.id.pid, source: error.into() }),
+            Err(Errno::PERM) => Err(TeardownError::NotPermitted {
+                pid: self.id.pid,
+                name: self.name.clone(),
+            }),
+            Err(error) => Err(TeardownError::Io {
+                pid: self.id.pid,
+                source: error.into(),
+            }),
         }
     }
 }
 
 /// Holds the process that has this pid now; `None` if there is none, or a zombie only.
 fn hold(pid: u32, depth: usize) -> io::Result<Option<Member>> {
-    let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(None);
+    };
     let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let Ok(process) = Process::open(pid) else { return Ok(None) };
-    let Ok(stat) = process.stat() else { return Ok(None) };
+    let Ok(process) = Process::open(pid) else {
+        return Ok(None);
+    };
+    let Ok(stat) = process.stat() else {
+        return Ok(None);
+    };
     // Alive after the look, so the look was at the process that the pidfd holds.
     if has_ended(&pidfd) {
         return Ok(None);
@@ -346,13 +439,18 @@ fn hold(pid: u32, depth: usize) -> io::Result<Option<Member>> {
 /// A pidfd becomes readable when the last thread has ended.
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Every process that can be seen.
 fn processes() -> Vec<(u32, Stat)> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|pid: u32| Some((pid, Process::open(pid).ok()?.stat().ok()?)))
@@ -362,8 +460,13 @@ fn processes() -> Vec<(u32, Stat)> {
 /// Start time of this moment, in the ticks of `/proc/PID/stat`: whatever starts later has this or more. 0 if unknown.
 fn newest_start() -> u64 {
     let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let seconds = uptime.split_ascii_whitespace().next().and_then(|word| word.parse::<f64>().ok());
-    seconds.map_or(0, |seconds| (seconds * rustix::param::clock_ticks_per_second() as f64) as u64)
+    let seconds = uptime
+        .split_ascii_whitespace()
+        .next()
+        .and_then(|word| word.parse::<f64>().ok());
+    seconds.map_or(0, |seconds| {
+        (seconds * rustix::param::clock_ticks_per_second() as f64) as u64
+    })
 }
 
 /// This process and its ancestors.

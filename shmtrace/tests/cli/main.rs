@@ -1,0 +1,4 @@
+//! The commands beside `watch`, as somebody at a terminal or a script uses them.
+
+mod kill;
+mod support;
