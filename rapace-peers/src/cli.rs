@@ -1,15 +1,13 @@
 //! The command line of both programs.
 
-use std::process::Command;
-
-use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use sim_kit::cli::{HostOptions, PluginOptions};
 use sim_kit::host::{self, Planted};
 use sim_kit::lane::Transport;
-use sim_kit::{child, plugin, thief};
+use sim_kit::plugin;
+use sim_kit::theft::{self, Thief, ThiefOptions};
 
-use crate::steal::{Theft, Thief, steal};
+use crate::steal::{Theft, steal};
 
 /// Host and plugins on a published rapace transport
 #[derive(Debug, Parser)]
@@ -26,14 +24,7 @@ enum Role {
     /// Answer every request with its own payload
     Plugin(PluginOptions),
     /// Take one token out of the doorbell of another process
-    Thief {
-        /// The process that loses it
-        #[arg(long)]
-        pid: u32,
-        /// The doorbell's number in that process
-        #[arg(long)]
-        fd: i32,
-    },
+    Thief(ThiefOptions),
 }
 
 #[derive(Debug, Args)]
@@ -52,14 +43,7 @@ struct Host {
 pub fn main<T: Transport>() -> anyhow::Result<()> {
     match Cli::parse().role {
         Role::Plugin(options) => plugin::run::<T>(&options),
-        Role::Thief { pid, fd } => {
-            if thief::steal_token(pid, fd)
-                .with_context(|| format!("reaching fd {fd} of process {pid}"))?
-            {
-                return Ok(());
-            }
-            bail!("nothing is queued on fd {fd} of process {pid}: nothing to take");
-        }
+        Role::Thief(options) => theft::run(options),
         Role::Host(host) => {
             let runtime = host.options.runtime.build(host.options.workers)?;
             let (theft, thief) = (host.steal_after, host.thief);
@@ -76,15 +60,4 @@ pub fn main<T: Transport>() -> anyhow::Result<()> {
             result
         }
     }
-}
-
-/// Starts this program again as a thief and waits for it.
-pub(crate) fn send_thief(pid: u32, fd: i32) -> anyhow::Result<()> {
-    let mut command = Command::new(std::env::current_exe().context("finding our own program")?);
-    command.args(["thief", &format!("--pid={pid}"), &format!("--fd={fd}")]);
-    child::die_with_parent(&mut command, &[]);
-    if !command.status().context("starting the thief")?.success() {
-        bail!("the thief found nothing to take");
-    }
-    Ok(())
 }

@@ -63,6 +63,7 @@ impl Transport for Core05 {
             id: added.peer_id,
             endpoint,
             plugin_fd: added.peer_doorbell_fd,
+            host_fd: None,
         })
     }
 

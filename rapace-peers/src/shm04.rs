@@ -91,6 +91,7 @@ impl Transport for Shm04 {
     fn add_peer(hub: &Arc<HubHost>) -> anyhow::Result<NewPeer<HostSide>> {
         let added = hub.add_peer()?;
         let id = added.peer_id;
+        let host_fd = Some(added.doorbell.as_raw_fd());
         let endpoint = HostSide(HubHostPeerTransport::new(
             Arc::clone(hub),
             id,
@@ -100,6 +101,7 @@ impl Transport for Shm04 {
             id,
             endpoint,
             plugin_fd: added.peer_doorbell_fd,
+            host_fd,
         })
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::{Notify, RwLock, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
-use crate::lane::{Endpoint, Message};
+use crate::lane::{Endpoint, Message, NewPeer};
 use crate::traffic::{Dice, Pacer, Sizes};
 
 /// Totals of a host. All are mere counts: they order nothing, so every access is relaxed.
@@ -53,47 +53,73 @@ pub struct Peer<E> {
     pub plugin_fd: i32,
     /// The host's side.
     pub endpoint: Arc<E>,
+    /// The number of the doorbell's end in our process, where the transport tells it.
+    pub host_fd: Option<i32>,
     answers: Arc<Answers>,
-    receiver: AbortHandle,
+    totals: Arc<Totals>,
+    receiver: Mutex<JoinHandle<()>>,
 }
 
 impl<E: Endpoint> Peer<E> {
-    /// Takes over an endpoint and starts to receive on it.
-    pub fn start(
-        id: u16,
-        pid: u32,
-        name: String,
-        plugin_fd: i32,
-        endpoint: E,
-        totals: &Arc<Totals>,
-    ) -> Self {
-        let endpoint = Arc::new(endpoint);
+    /// Takes over a new peer, whose plugin runs as `pid`, and starts to receive from it.
+    pub fn start(added: NewPeer<E>, pid: u32, name: String, totals: &Arc<Totals>) -> Self {
+        let endpoint = Arc::new(added.endpoint);
         let answers = Arc::new(Mutex::new(Some(HashMap::new())));
         let receiver = tokio::spawn(receive(
             Arc::clone(&endpoint),
             Arc::clone(&answers),
             Arc::clone(totals),
-        ))
-        .abort_handle();
+        ));
         Self {
-            id,
+            id: added.id,
             pid,
             name,
-            plugin_fd,
+            plugin_fd: added.plugin_fd,
+            host_fd: added.host_fd,
             endpoint,
             answers,
-            receiver,
+            totals: Arc::clone(totals),
+            receiver: Mutex::new(receiver),
         }
     }
 
-    /// Sends a request and leaves it open: the answer arrives at the receiver that is returned.
-    pub async fn ask(&self, request: Message) -> anyhow::Result<oneshot::Receiver<Message>> {
+    /// Stops receiving, between two messages: the consumer of the lane to us is then whoever asked for this.
+    pub async fn pause_receiver(&self) {
+        lock(&self.receiver).abort();
+        while !lock(&self.receiver).is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Receives again.
+    pub fn resume_receiver(&self) {
+        let (endpoint, answers, totals) = (
+            Arc::clone(&self.endpoint),
+            Arc::clone(&self.answers),
+            Arc::clone(&self.totals),
+        );
+        *lock(&self.receiver) = tokio::spawn(receive(endpoint, answers, totals));
+    }
+
+    /// Expects the answer to message `id`, whoever sends that and how.
+    pub fn expect(&self, id: u64) -> anyhow::Result<oneshot::Receiver<Message>> {
         let (answer_to, answer) = oneshot::channel();
-        let id = request.id;
         match lock(&self.answers).as_mut() {
             Some(waiting) => drop(waiting.insert(id, answer_to)),
             None => bail!("plugin {} is gone", self.name),
         }
+        Ok(answer)
+    }
+
+    /// Sends a message and expects nothing.
+    pub async fn send(&self, message: Message) -> anyhow::Result<()> {
+        self.endpoint.send(message).await
+    }
+
+    /// Sends a request and leaves it open: the answer arrives at the receiver that is returned.
+    pub async fn ask(&self, request: Message) -> anyhow::Result<oneshot::Receiver<Message>> {
+        let id = request.id;
+        let answer = self.expect(id)?;
         if let Err(error) = self.endpoint.send(request).await {
             lock(&self.answers)
                 .as_mut()
@@ -117,14 +143,14 @@ impl<E: Endpoint> Peer<E> {
 
     /// Stops receiving and fails every open call: the plugin is gone.
     pub fn abandon(&self) {
-        self.receiver.abort();
+        lock(&self.receiver).abort();
         lock(&self.answers).take();
     }
 }
 
 impl<E> Drop for Peer<E> {
     fn drop(&mut self) {
-        self.receiver.abort();
+        lock(&self.receiver).abort();
     }
 }
 

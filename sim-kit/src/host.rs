@@ -1,5 +1,6 @@
 //! The host of every stand-in: hub, plugins, callers, and an orderly end.
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::fs;
 use std::future::Future;
@@ -41,6 +42,7 @@ pub struct Host<T: Transport> {
     command: Vec<OsString>,
     children: Mutex<Vec<Child>>,
     closed_gates: Mutex<Vec<OwnedRwLockWriteGuard<()>>>,
+    kept: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 impl<T: Transport> Host<T> {
@@ -86,6 +88,7 @@ impl<T: Transport> Host<T> {
             planting: AtomicBool::new(false),
             children: Mutex::default(),
             closed_gates: Mutex::default(),
+            kept: Mutex::default(),
             options,
         };
         for index in 0..usize::from(host.options.plugins) {
@@ -130,14 +133,7 @@ impl<T: Transport> Host<T> {
             &json!({"event": "plugin", "peer": added.id, "seat": index, "pid": pid, "name": name,
             "mono_ns": mono_ns()}),
         );
-        Ok(Peer::start(
-            added.id,
-            pid,
-            name,
-            added.plugin_fd,
-            added.endpoint,
-            &self.totals,
-        ))
+        Ok(Peer::start(added, pid, name, &self.totals))
     }
 
     /// Kills the plugin of a seat and reaps it; the hub and the open calls are left as they are.
@@ -188,6 +184,14 @@ impl<T: Transport> Host<T> {
         }
     }
 
+    /// Keeps something until the plugins have ended, then drops it.
+    pub fn keep(&self, thing: impl Any + Send) {
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(thing));
+    }
+
     /// Lets the calls go on.
     pub fn reopen(&self) {
         self.closed_gates
@@ -234,6 +238,13 @@ impl<T: Transport> Host<T> {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         end_all(&mut children, Duration::from_secs(2));
         children.clear();
+        drop(children);
+        // In order, and before the file goes.
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .for_each(drop);
         if !self.options.keep_hub {
             // Somebody may have removed it before us: then there is nothing left to do.
             let _ = fs::remove_file(&self.path);

@@ -35,6 +35,8 @@ pub struct NewPeer<E> {
     pub endpoint: E,
     /// The plugin's end of the doorbell: inheritable, and the host's to close once the plugin runs.
     pub plugin_fd: RawFd,
+    /// The number of the host's end, where the transport tells it.
+    pub host_fd: Option<RawFd>,
 }
 
 /// A transport: how its hub is made and entered.

@@ -7,7 +7,7 @@
 //! * [`calls`]: the callers, the gates that hold them back while a fault is planted, and the counters;
 //! * [`child`]: starting a plugin, and ending it for certain;
 //! * [`look`]: what `/proc` says about a process, to plant a fault only in the state that it needs;
-//! * [`thief`]: taking a doorbell's token from outside;
+//! * [`thief`], [`theft`]: taking a doorbell's token from outside, and a missed wakeup made of it;
 //! * [`report`]: the JSON lines on stdout;
 //! * [`traffic`]: seeded sizes and pauses;
 //! * [`cli`]: the options that all stand-ins have.
@@ -20,5 +20,6 @@ pub mod lane;
 pub mod look;
 pub mod plugin;
 pub mod report;
+pub mod theft;
 pub mod thief;
 pub mod traffic;

@@ -1,0 +1,3 @@
+//! The transport that the stand-in speaks.
+
+pub(crate) use rapace_peers::shm04::Shm04 as Wire;
