@@ -2,6 +2,7 @@
 
 mod apt;
 mod bench;
+mod corpus;
 mod demo;
 mod lint;
 mod process;
@@ -37,6 +38,8 @@ enum Task {
     Demo(demo::Demo),
     /// Measure what tracing costs, side by side with other tracers
     Bench(bench::Bench),
+    /// Plant every fault many times and watch healthy traffic; count what is found
+    Corpus(corpus::Corpus),
     /// Run the daemon on Debian's kernels from 5.10 to the newest, emulated
     VmTest(vm_test::VmTest),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Demo(demo) => demo.run(),
         Task::Bench(bench) => bench.run(),
+        Task::Corpus(corpus) => corpus.run(),
         Task::VmTest(vm_test) => vm_test.run(),
     };
     match done {

@@ -1,0 +1,125 @@
+//! A stand-in for `ddc` that runs, and the lines that it says.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    sync::mpsc::{self, Receiver, Sender},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::process::{self, Guard};
+
+/// Who said a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    /// The traced program.
+    Sim,
+    /// shmtrace.
+    Tracer,
+}
+
+/// A line of either, or that it says no more.
+pub(crate) struct Said {
+    pub(crate) speaker: Speaker,
+    pub(crate) line: Option<Value>,
+}
+
+/// A program whose lines arrive beside those of others.
+pub(crate) struct Talker(Guard);
+
+impl Talker {
+    /// Starts a program; everything that it prints goes to `lines`.
+    pub(crate) fn start(
+        mut command: Command,
+        speaker: Speaker,
+        lines: &Sender<Said>,
+    ) -> Result<Self> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let output = child.stdout.take().context("a child has no stdout")?;
+        let lines = lines.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let Ok(line) = serde_json::from_str(&line) else {
+                    continue;
+                };
+                if lines
+                    .send(Said {
+                        speaker,
+                        line: Some(line),
+                    })
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            // Nobody may be listening any more.
+            let _ = lines.send(Said {
+                speaker,
+                line: None,
+            });
+        });
+        Ok(Self(Guard(child)))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.0.id()
+    }
+
+    /// Asks it to end, as ^C would.
+    pub(crate) fn interrupt(&mut self) -> Result<()> {
+        if self.0.0.try_wait()?.is_none() {
+            process::interrupt(&self.0.0)?;
+        }
+        Ok(())
+    }
+
+    /// Asks it to end and waits.
+    pub(crate) fn end(self) -> Result<()> {
+        self.0.end()
+    }
+}
+
+/// The traced program and its tracer.
+pub(crate) struct Scene<'a> {
+    pub(crate) programs: &'a Path,
+    pub(crate) lines: Receiver<Said>,
+    sender: Sender<Said>,
+}
+
+impl<'a> Scene<'a> {
+    pub(crate) fn new(programs: &'a Path) -> Self {
+        let (sender, lines) = mpsc::channel();
+        Self {
+            programs,
+            lines,
+            sender,
+        }
+    }
+
+    /// Starts a stand-in.
+    pub(crate) fn host(&self, program: &str, args: &[String]) -> Result<Talker> {
+        let mut command = Command::new(self.programs.join(program));
+        command.arg("host").args(args);
+        Talker::start(command, Speaker::Sim, &self.sender)
+    }
+
+    /// Starts shmtrace on it.
+    pub(crate) fn tracer(&self, pid: u32, args: &[String]) -> Result<Talker> {
+        let mut command = Command::new(self.programs.join("shmtrace"));
+        command
+            .args(["--format", "json"])
+            .args(args)
+            .args(["--pid-tree", &pid.to_string()]);
+        Talker::start(command, Speaker::Tracer, &self.sender)
+    }
+}
