@@ -39,6 +39,8 @@ enum Command {
     Record(commands::record::Record),
     /// Judge a recording again, with the same engine
     Replay(commands::record::Replay),
+    /// Print the transport's diagnostics, read from outside, and what they mean
+    Dump(commands::dump::Dump),
     /// Show a hub file: header, peers, rings, slots, who maps it, and whether it holds together
     Inspect(commands::inspect::Inspect),
     /// End exactly a process tree, then remove the hub files that nobody maps any more
@@ -116,6 +118,7 @@ impl Cli {
             Some(Command::Watch(watch)) => watch.run(),
             Some(Command::Record(record)) => record.run(),
             Some(Command::Replay(replay)) => replay.run(),
+            Some(Command::Dump(dump)) => dump.run(),
             Some(Command::Inspect(inspect)) => inspect.run(),
             Some(Command::Kill(kill)) => kill.run(),
             None => self.watch.run(),

@@ -10,8 +10,7 @@ use thiserror::Error;
 pub struct HubError {
     /// The file, for people.
     pub path: String,
-    /// What is wrong with it.
-    #[source]
+    /// What is wrong with it; part of the message, so no source of its own.
     pub problem: HubProblem,
 }
 

@@ -104,6 +104,15 @@ impl Process {
             .unwrap_or_default())
     }
 
+    /// The mask of signals that it has handlers for (`SigCgt`), bit 0 for signal 1.
+    pub fn caught_signals(&self) -> io::Result<u64> {
+        let mut buffer = Vec::new();
+        self.read_into("status", &mut buffer)?;
+        stat::status_field(&buffer, b"SigCgt:")
+            .and_then(|mask| u64::from_str_radix(std::str::from_utf8(mask).ok()?, 16).ok())
+            .ok_or_else(|| malformed("status"))
+    }
+
     /// The identity of one of its namespaces (`net`, `pid`, ...), as `net:[4026531840]`.
     pub fn namespace(&self, kind: &str) -> io::Result<Vec<u8>> {
         let link = rustix::fs::readlinkat(&self.dir, format!("ns/{kind}"), Vec::new())?;

@@ -58,6 +58,20 @@ impl Process {
         parse_runs(buffer)
     }
 
+    /// The functions of the kernel in which a thread sleeps, innermost first; `None` without the right to see them.
+    pub fn kernel_stack(&self, tid: Tid) -> Option<Vec<String>> {
+        let mut buffer = Vec::new();
+        read_once(self.dir(), &format!("task/{}/stack", tid.0), &mut buffer)?;
+        let frames = String::from_utf8_lossy(&buffer)
+            .lines()
+            // `[<0>] ep_poll+0x2f1/0x3e0`
+            .filter_map(|line| Some(line.split_once("] ")?.1.split('+').next()?.to_owned()))
+            // The way in is the same for all.
+            .filter(|name| !name.starts_with("do_syscall_64") && !name.starts_with("entry_"))
+            .collect();
+        Some(frames)
+    }
+
     /// State letter of one thread, and how often it ran before that was read.
     pub(crate) fn runs_and_state(
         &self,
