@@ -1,7 +1,7 @@
 //! One lane: what is known of it, and where its suspicion stands.
 
 use crate::{
-    finding::{Code, State},
+    finding::Code,
     history::History,
     ids::{Mono, SocketInode},
     input::{Indexes, LaneObservation},
@@ -55,7 +55,6 @@ pub(crate) struct Suspicion {
 #[derive(Debug, Clone)]
 pub(crate) struct Open {
     pub(crate) id: u64,
-    pub(crate) state: State,
     pub(crate) code: Code,
     pub(crate) cause: Option<crate::Cause>,
     pub(crate) since: Mono,

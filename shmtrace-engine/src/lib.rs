@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+mod condition;
 mod config;
 mod engine;
 mod explain;
 mod finding;
 mod history;
+mod hubs;
 mod ids;
 pub mod input;
 mod lane;

@@ -1,0 +1,305 @@
+//! Taking inputs: topology, events in the order of their times, losses, samples.
+
+use std::cmp::Reverse;
+
+use super::{End, Engine, Healed, Queued, findings::woken_by};
+use crate::{
+    Direction, HubId, LaneId, Mono, PeerId, ProcId, State,
+    condition::Key,
+    finding::Code,
+    history::{Ring, Take},
+    input::{Event, EventKind, Indexes, Loss, PeerBinding, PeerRings, Sample, Topology},
+};
+
+/// A lane that stands still for this long is looked at, ns: longer than any healthy producer needs from publish to ring
+/// unless it is off the CPU, which a look shows.
+const STANDSTILL: u64 = 4_000_000;
+/// Events waiting to be sorted at most.
+const MOST_PENDING: usize = 1 << 20;
+
+impl Engine {
+    pub(super) fn topology(&mut self, topology: Topology) {
+        match topology {
+            Topology::Peer(binding) => self.bind(binding),
+            Topology::ProcessExited { proc, at } => self.exited(proc, at),
+            Topology::HubGone { hub } => {
+                let lanes: Vec<LaneId> = self
+                    .lanes
+                    .keys()
+                    .filter(|lane| lane.hub == hub)
+                    .copied()
+                    .collect();
+                for lane in lanes {
+                    self.end(lane, "no process maps the hub any more");
+                    self.lanes.remove(&lane);
+                }
+                self.hubs.remove(&hub);
+                self.conclude(
+                    |key| key.hub == Some(hub),
+                    State::Ended,
+                    "no process maps the hub any more",
+                );
+                self.bound_at.retain(|(of, _), _| *of != hub);
+                self.peers.retain(|(of, _), _| *of != hub);
+                self.ends.retain(|_, end| end.rings.hub != hub);
+            }
+            Topology::Hub { hub, .. } => drop(self.hubs.entry(hub).or_default()),
+            Topology::Process { .. } => {}
+        }
+    }
+
+    pub(super) fn bind(&mut self, binding: PeerBinding) {
+        let lane = |direction| LaneId {
+            hub: binding.hub,
+            peer: binding.peer,
+            direction,
+        };
+        let (to_peer, to_host) = (lane(Direction::ToPeer), lane(Direction::ToHost));
+        let previous = self.peers.get(&(binding.hub, binding.peer));
+        let changed = previous.is_none_or(|before| {
+            (
+                before.plugin,
+                before.host,
+                before.host_end,
+                before.plugin_end,
+            ) != (
+                binding.plugin,
+                binding.host,
+                binding.host_end,
+                binding.plugin_end,
+            )
+        });
+        if changed {
+            self.bound_at
+                .insert((binding.hub, binding.peer), self.now.max(self.attached));
+            self.ends
+                .retain(|_, end| end.rings != to_peer && end.rings != to_host);
+            if let Some(end) = binding.host_end {
+                self.ends.insert(
+                    end,
+                    End {
+                        rings: to_peer,
+                        takes: to_host,
+                    },
+                );
+            }
+            if let Some(end) = binding.plugin_end {
+                self.ends.insert(
+                    end,
+                    End {
+                        rings: to_host,
+                        takes: to_peer,
+                    },
+                );
+            }
+            for (id, rung_on, taken_from) in [
+                (to_peer, binding.host_end, binding.plugin_end),
+                (to_host, binding.plugin_end, binding.host_end),
+            ] {
+                let lane = self.lanes.entry(id).or_default();
+                lane.rung_on = rung_on;
+                lane.taken_from = taken_from;
+                // Records from before the sockets were known may be missing.
+                lane.history.incomplete_until(self.now.max(self.attached));
+            }
+        }
+        self.peers.insert((binding.hub, binding.peer), binding);
+    }
+
+    pub(super) fn exited(&mut self, proc: ProcId, at: Mono) {
+        self.now = self.now.max(at);
+        self.dead.insert(proc);
+        if self.dead.len() > 4096 {
+            self.dead.pop_first();
+        }
+        let concerned: Vec<(HubId, PeerId)> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.plugin == Some(proc) || peer.host == Some(proc))
+            .map(|(key, _)| *key)
+            .collect();
+        for (hub, peer) in concerned {
+            let lanes = |key: &Key| {
+                key.hub == Some(hub) && key.peer == Some(peer) && key.code != Code::PeerDied
+            };
+            self.conclude(lanes, State::Ended, "a process of the lane ended");
+            for direction in [Direction::ToPeer, Direction::ToHost] {
+                self.end(
+                    LaneId {
+                        hub,
+                        peer,
+                        direction,
+                    },
+                    "a process of the lane ended",
+                );
+            }
+        }
+    }
+
+    pub(super) fn queue(&mut self, event: Event) {
+        if event.at < self.sorted_until {
+            // Too late to be sorted in: the history has a hole where it belongs.
+            self.summary.evicted += 1;
+            let at = self.sorted_until;
+            for lane in self.lanes.values_mut() {
+                lane.history.incomplete_until(at);
+            }
+            return;
+        }
+        if self.pending.len() >= MOST_PENDING {
+            self.summary.evicted += 1;
+            if let Some(Reverse(first)) = self.pending.pop() {
+                self.lost(Loss {
+                    from: first.at,
+                    to: first.at,
+                    records: 1,
+                });
+            }
+        }
+        self.queued += 1;
+        self.pending.push(Reverse(Queued {
+            at: event.at,
+            number: self.queued,
+            event,
+        }));
+    }
+
+    pub(super) fn lost(&mut self, loss: Loss) {
+        for lane in self.lanes.values_mut() {
+            lane.history.incomplete_until(loss.to);
+        }
+    }
+
+    /// An event whose turn has come.
+    pub(super) fn event(&mut self, event: &Event) {
+        match &event.kind {
+            EventKind::Ring {
+                end, result, rings, ..
+            } => {
+                let Some(ends) = self.ends.get(end).copied() else {
+                    return;
+                };
+                let indexes = rings.map(|rings| of(&rings, ends.rings.direction));
+                let Some(lane) = self.lanes.get_mut(&ends.rings) else {
+                    return;
+                };
+                lane.history.event(event);
+                if let Some(indexes) = indexes {
+                    lane.history.seen(event.at, indexes);
+                }
+                lane.history.rang(Ring {
+                    at: event.at,
+                    proc: event.proc,
+                    tid: event.tid,
+                    result: *result,
+                    head: indexes.map(|indexes| indexes.head),
+                });
+            }
+            EventKind::Take {
+                end, result, rings, ..
+            } => {
+                let Some(ends) = self.ends.get(end).copied() else {
+                    return;
+                };
+                let Some(lane) = self.lanes.get_mut(&ends.takes) else {
+                    return;
+                };
+                lane.history.event(event);
+                if let Some(rings) = rings {
+                    lane.history.seen(event.at, of(rings, ends.takes.direction));
+                }
+                if *result > 0 {
+                    lane.history.took(Take {
+                        at: event.at,
+                        proc: event.proc,
+                        tid: event.tid,
+                    });
+                }
+            }
+            EventKind::Sleep {
+                rings: Some(rings), ..
+            } => {
+                // Sleeps of the consumer belong to the story of its lane.
+                for direction in [Direction::ToPeer, Direction::ToHost] {
+                    let id = LaneId {
+                        hub: rings.hub,
+                        peer: rings.peer,
+                        direction,
+                    };
+                    let consumer = self.consumer(id);
+                    if let Some(lane) = self.lanes.get_mut(&id) {
+                        lane.history.seen(event.at, of(rings, direction));
+                        if consumer == Some(event.proc) {
+                            lane.history.event(event);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn sample(&mut self, sample: &Sample) {
+        let lane = self.lanes.entry(sample.lane).or_default();
+        lane.history.seen(sample.at, sample.ring);
+        lane.capacity = sample.capacity;
+        let before = lane.ring.replace(sample.ring);
+        if before == Some(sample.ring) {
+            return;
+        }
+        lane.unchanged_since = sample.at;
+        lane.look_at = sample.at.plus(STANDSTILL);
+        lane.healthy_looks = 0;
+        lane.baseline = None;
+        lane.unseen = None;
+        lane.inconclusive_said = false;
+        let moved = before.is_some_and(|before| before.tail != sample.ring.tail);
+        if sample.ring.is_empty() {
+            lane.waiting_since = None;
+        } else if moved || lane.waiting_since.is_none() {
+            lane.waiting_since = Some(sample.at);
+        }
+        if moved {
+            self.consumed(sample.lane, sample.at, sample.ring);
+        } else if let Some(lane) = self.lanes.get_mut(&sample.lane)
+            && let Some(suspicion) = &mut lane.suspicion
+        {
+            // More entries behind the stuck one do not heal it, but a new head wants a new proof.
+            suspicion.restarts = 0;
+            lane.look_at = sample.at;
+        }
+    }
+
+    /// The tail moved: whatever was stuck is over.
+    pub(super) fn consumed(&mut self, id: LaneId, at: Mono, ring: Indexes) {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        if let Some(suspicion) = lane.suspicion.take() {
+            self.healed.push(Healed {
+                lane: id,
+                suspicion,
+                at,
+            });
+        }
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        if let Some(open) = lane.open.take() {
+            let woken = woken_by(lane, open.since, at);
+            let mut finding =
+                self.finding(id, open.id, open.code, open.cause, State::Recovered, at);
+            finding.ring = Some(ring);
+            finding.stuck_ns = at.since(open.since);
+            finding.note = Some(woken);
+            self.say(finding);
+        }
+    }
+}
+
+fn of(rings: &PeerRings, direction: Direction) -> Indexes {
+    match direction {
+        Direction::ToPeer => rings.to_peer,
+        Direction::ToHost => rings.to_host,
+    }
+}

@@ -1,0 +1,310 @@
+//! Looking at lanes: when, and what follows from what is seen.
+
+use std::cmp::Reverse;
+
+use super::{
+    Engine, HEALED_WAIT, Healed, LOOK_LOST,
+    findings::{evidence, woken_by},
+};
+use crate::{
+    Cause, Code, LaneId, Output, Request, State, cause,
+    explain::sentence,
+    history::Ring,
+    input::{Indexes, LaneObservation, Sample},
+    lane::{Open, Suspicion},
+    stuck::{self, Shown},
+};
+
+/// Looks at a lane that turned out healthy are spaced by this, doubled each time, ns.
+const LOOK_AGAIN: u64 = 5_000_000;
+/// The largest such space, ns.
+const LOOK_AGAIN_MOST: u64 = 160_000_000;
+/// What cannot be seen for this long is said, ns.
+const UNSEEN: u64 = 1_000_000_000;
+/// A consumer that runs from time to time (a heartbeat) and leaves its entries each time never shows one long sleep.
+/// After this many such runs, and as many graces, the lane is as stuck as if it had slept.
+const RESTARTS: u32 = 20;
+
+impl Engine {
+    pub(super) fn look_at_lanes(&mut self) {
+        let now = self.now;
+        for (id, lane) in &mut self.lanes {
+            let waiting = lane.ring.is_some_and(|ring| !ring.is_empty());
+            if !waiting || lane.open.is_some() || now < lane.look_at {
+                continue;
+            }
+            if lane
+                .asked_at
+                .is_some_and(|asked| now.since(asked) < LOOK_LOST)
+            {
+                continue;
+            }
+            lane.asked_at = Some(now);
+            self.output
+                .push_back(Output::Request(Request::ObserveLane(*id)));
+        }
+    }
+
+    pub(super) fn observed(&mut self, seen: Box<LaneObservation>) {
+        let id = seen.lane;
+        self.now = self.now.max(seen.finished);
+        self.sample(&Sample {
+            at: seen.finished,
+            lane: id,
+            ring: seen.after,
+            capacity: seen.capacity,
+        });
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        lane.asked_at = None;
+        if lane.open.is_some() {
+            return;
+        }
+        let announced = lane
+            .history
+            .rings
+            .back()
+            .is_some_and(|ring| ring.head.is_some_and(|head| head >= seen.after.head));
+        match stuck::shown(&seen, lane.baseline.as_deref(), announced) {
+            Shown::Moving => {
+                self.starving(id, &seen);
+                self.healthy(id, seen);
+            }
+            Shown::Unseen(why) => self.unseen(id, why, &seen),
+            Shown::Stuck(code) => self.stuck(id, code, seen),
+        }
+    }
+
+    pub(super) fn healthy(&mut self, id: LaneId, seen: Box<LaneObservation>) {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        lane.unseen = None;
+        lane.healthy_looks += 1;
+        let space = LOOK_AGAIN << lane.healthy_looks.min(10).saturating_sub(1);
+        lane.look_at = seen.finished.plus(space.min(LOOK_AGAIN_MOST));
+        if lane.suspicion.is_some() {
+            // It runs now; whether it takes the entries will be seen. Look soon.
+            lane.look_at = seen.finished.plus(LOOK_AGAIN);
+        }
+        lane.baseline.get_or_insert(seen);
+    }
+
+    pub(super) fn unseen(&mut self, id: LaneId, why: String, seen: &LaneObservation) {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        lane.look_at = seen.finished.plus(LOOK_AGAIN_MOST);
+        let since = match &lane.unseen {
+            Some((since, _)) => *since,
+            None => seen.finished,
+        };
+        lane.unseen = Some((since, why.clone()));
+        if seen.finished.since(since) < UNSEEN || lane.inconclusive_said {
+            return;
+        }
+        lane.inconclusive_said = true;
+        lane.suspicion = None;
+        let number = self.number();
+        let mut finding = self.finding(
+            id,
+            number,
+            Code::MissedWakeup,
+            Some(Cause::Unknown),
+            State::Inconclusive,
+            self.now,
+        );
+        evidence(&mut finding, seen);
+        finding.stuck_ns = seen.finished.since(since);
+        finding.note = Some(why);
+        self.say(finding);
+    }
+
+    pub(super) fn stuck(&mut self, id: LaneId, code: Code, seen: Box<LaneObservation>) {
+        let grace = self.config.grace;
+        let number = self.next_id;
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        lane.unseen = None;
+        let Some(suspicion) = &mut lane.suspicion else {
+            let since = seen.begun;
+            lane.look_at = since.plus(grace);
+            lane.suspicion = Some(Suspicion {
+                id: number,
+                code,
+                since,
+                first: seen.clone(),
+                steady: seen.clone(),
+                restarts: 0,
+            });
+            self.next_id += 1;
+            let mut finding = self.finding(id, number, code, None, State::Suspect, seen.finished);
+            evidence(&mut finding, &seen);
+            self.say(finding);
+            return;
+        };
+        let same = suspicion.code == code && suspicion.steady.after == seen.after;
+        let slept = stuck::slept_between(&suspicion.steady, &seen) == Some(true);
+        let long = suspicion.restarts >= RESTARTS
+            && seen.finished.since(suspicion.since) >= grace * u64::from(RESTARTS);
+        if !same || !(slept || long) {
+            suspicion.restarts += u32::from(same);
+            suspicion.code = code;
+            lane.look_at = seen.begun.plus(grace);
+            suspicion.steady = seen;
+            return;
+        }
+        let steady_for = seen.begun.since(suspicion.steady.finished);
+        // The reading took time itself; one look more costs little.
+        if steady_for < grace.saturating_sub(2 * (seen.finished.since(seen.begun))) && !long {
+            lane.look_at = suspicion.steady.finished.plus(grace);
+            return;
+        }
+        self.proven(id, &seen);
+    }
+
+    pub(super) fn proven(&mut self, id: LaneId, seen: &LaneObservation) {
+        // The cause is judged by all records that there are, sorted as far as they can be.
+        while let Some(Reverse(queued)) = self.pending.pop() {
+            self.sorted_until = self.sorted_until.max(queued.at);
+            self.event(&queued.event);
+        }
+        let Some(suspicion) = self
+            .lanes
+            .get_mut(&id)
+            .and_then(|lane| lane.suspicion.take())
+        else {
+            return;
+        };
+        let code = suspicion.code;
+        let verdict = (code == Code::MissedWakeup).then(|| self.cause(id, seen.after));
+        let cause = verdict.map(|verdict| verdict.cause);
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        lane.open = Some(Open {
+            id: suspicion.id,
+            code,
+            cause,
+            since: suspicion.since,
+            ring: seen.after,
+        });
+        *lane.counts.entry((code, cause)).or_default() += 1;
+        let mut finding = self.finding(id, suspicion.id, code, cause, State::Missed, self.now);
+        evidence(&mut finding, seen);
+        finding.stuck_ns = seen.finished.since(suspicion.since);
+        finding.culprit = verdict.and_then(|verdict| verdict.culprit);
+        finding.explanation = sentence(&finding, self.peers.get(&(id.hub, id.peer)));
+        self.say(finding);
+    }
+
+    pub(super) fn cause(&self, id: LaneId, ring: Indexes) -> cause::Verdict {
+        let Some(lane) = self.lanes.get(&id) else {
+            return cause::Verdict {
+                cause: Cause::Unknown,
+                culprit: None,
+            };
+        };
+        let producer = self.producer(id);
+        let strays: Vec<Ring> = self
+            .lanes
+            .iter()
+            .filter(|(other, _)| {
+                **other != id && producer.is_some() && self.producer(**other) == producer
+            })
+            .flat_map(|(_, other)| {
+                (0..other.history.rings.len())
+                    .filter(|index| {
+                        other
+                            .history
+                            .surplus(*index)
+                            .is_some_and(|surplus| surplus >= 1)
+                    })
+                    .map(|index| other.history.rings[index])
+            })
+            .collect();
+        cause::judge(&cause::Case {
+            history: &lane.history,
+            ring,
+            consumer: self.consumer(id),
+            strays: &strays,
+            blind: false,
+        })
+    }
+
+    /// Decides what became of suspicions whose lanes moved, once the records about it are in.
+    pub(super) fn settle_healed(&mut self) {
+        let now = self.now;
+        let (ready, waiting) = std::mem::take(&mut self.healed)
+            .into_iter()
+            .partition(|healed| now.since(healed.at) >= HEALED_WAIT);
+        self.healed = waiting;
+        for healed in ready {
+            self.masked(&healed);
+        }
+    }
+
+    /// Masked, if an unrelated signal healed it: a ring that announced later entries, or none that could be seen.
+    pub(super) fn masked(&mut self, healed: &Healed) {
+        let Suspicion {
+            id: number,
+            code,
+            since,
+            first,
+            ..
+        } = &healed.suspicion;
+        let Some(lane) = self.lanes.get(&healed.lane) else {
+            return;
+        };
+        if *code != Code::MissedWakeup || !lane.history.covers(first.after.tail) {
+            return;
+        }
+        // A ring for the very entries that waited: the producer was only late.
+        let late = lane.history.rings.iter().any(|ring| {
+            ring.at >= first.begun
+                && ring.at <= healed.at
+                && ring.head.is_none_or(|head| head <= first.after.head)
+        });
+        if late {
+            return;
+        }
+        let note = woken_by(lane, *since, healed.at);
+        let verdict = self.cause(healed.lane, first.after);
+        let mut finding = self.finding(
+            healed.lane,
+            *number,
+            *code,
+            Some(verdict.cause),
+            State::Masked,
+            healed.at,
+        );
+        evidence(&mut finding, first);
+        finding.stuck_ns = healed.at.since(*since);
+        finding.note = Some(note);
+        finding.culprit = verdict.culprit;
+        finding.explanation = sentence(
+            &finding,
+            self.peers.get(&(healed.lane.hub, healed.lane.peer)),
+        );
+        if let Some(lane) = self.lanes.get_mut(&healed.lane) {
+            *lane.counts.entry((*code, Some(verdict.cause))).or_default() += 1;
+        }
+        self.say(finding);
+    }
+
+    /// A process of the lane ended, or its hub is gone.
+    pub(super) fn end(&mut self, id: LaneId, why: &str) {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        lane.suspicion = None;
+        let Some(open) = lane.open.take() else { return };
+        let mut finding = self.finding(id, open.id, open.code, open.cause, State::Ended, self.now);
+        finding.ring = Some(open.ring);
+        finding.stuck_ns = self.now.since(open.since);
+        finding.note = Some(why.to_owned());
+        self.say(finding);
+    }
+}

@@ -1,0 +1,181 @@
+//! The engine: routes inputs to lanes, asks for looks, and moves findings through their life.
+
+mod findings;
+mod inputs;
+mod looks;
+mod whole;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+};
+
+use crate::{
+    Config, HubId, LaneId, Mono, Output, PeerId, ProcId, SocketInode, Summary,
+    condition::Conditions,
+    hubs::Hub,
+    input::{Event, Input, MemoryObservation, PeerBinding},
+    lane::{Lane, Suspicion},
+};
+
+/// How long after a stuck lane moved the records that tell why are waited for, ns.
+const HEALED_WAIT: u64 = 30_000_000;
+/// A look that was not answered for this long is asked for again, ns.
+const LOOK_LOST: u64 = 500_000_000;
+
+/// The correlation engine.
+///
+/// Feed it with [`handle`](Self::handle), tell it the time with [`advance`](Self::advance), and take what it has to say
+/// with [`poll_output`](Self::poll_output) until that is `None`. Call `advance` again at
+/// [`next_timeout`](Self::next_timeout) at the latest.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    attached: Mono,
+    now: Mono,
+    lanes: BTreeMap<LaneId, Lane>,
+    peers: BTreeMap<(HubId, PeerId), PeerBinding>,
+    ends: BTreeMap<SocketInode, End>,
+    dead: BTreeSet<ProcId>,
+    pending: BinaryHeap<Reverse<Queued>>,
+    queued: u64,
+    sorted_until: Mono,
+    healed: Vec<Healed>,
+    hubs: BTreeMap<HubId, Hub>,
+    conditions: Conditions,
+    /// When each peer's processes and sockets were last settled.
+    bound_at: BTreeMap<(HubId, PeerId), Mono>,
+    memory: BTreeMap<String, MemoryObservation>,
+    memory_at: Mono,
+    output: VecDeque<Output>,
+    next_id: u64,
+    summary: Summary,
+}
+
+/// Which part of which peer's doorbell a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    /// Lane that is rung on it.
+    rings: LaneId,
+    /// Lane whose tokens are queued on it.
+    takes: LaneId,
+}
+
+/// An event on its way through the sort.
+#[derive(Debug, PartialEq, Eq)]
+struct Queued {
+    at: Mono,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A suspicion whose lane moved before the grace was over: masked, or only late.
+#[derive(Debug)]
+struct Healed {
+    lane: LaneId,
+    suspicion: Suspicion,
+    at: Mono,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            attached: Mono(0),
+            now: Mono(0),
+            lanes: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            pending: BinaryHeap::new(),
+            queued: 0,
+            sorted_until: Mono(0),
+            healed: Vec::new(),
+            hubs: BTreeMap::new(),
+            conditions: Conditions::default(),
+            bound_at: BTreeMap::new(),
+            memory: BTreeMap::new(),
+            memory_at: Mono(0),
+            output: VecDeque::new(),
+            next_id: 1,
+            summary: Summary::default(),
+        }
+    }
+
+    /// Tracing begins: what happened before is not known.
+    pub fn attached(&mut self, at: Mono) {
+        self.attached = at;
+        self.now = self.now.max(at);
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, input: Input) {
+        match input {
+            Input::Topology(topology) => self.topology(topology),
+            Input::Event(event) => self.queue(event),
+            Input::Loss(loss) => self.lost(loss),
+            Input::Sample(sample) => self.sample(&sample),
+            Input::Lane(seen) => self.observed(seen),
+            Input::Hub(seen) => self.hub_observed(&seen),
+            Input::Memory(seen) => self.memory_observed(seen),
+        }
+    }
+
+    /// The time is `now`, and every event up to `complete_until` was handed in.
+    pub fn advance(&mut self, now: Mono, complete_until: Mono) {
+        self.now = self.now.max(now);
+        while self
+            .pending
+            .peek()
+            .is_some_and(|Reverse(first)| first.at <= complete_until)
+        {
+            if let Some(Reverse(queued)) = self.pending.pop() {
+                self.sorted_until = self.sorted_until.max(queued.at);
+                self.event(&queued.event);
+            }
+        }
+        self.look_at_lanes();
+        self.look_at_hubs();
+        self.settle_healed();
+    }
+
+    /// The next thing to do or to say.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.output.pop_front()
+    }
+
+    /// When to call [`advance`](Self::advance) at the latest.
+    pub fn next_timeout(&self) -> Option<Mono> {
+        let graces = self
+            .lanes
+            .values()
+            .filter(|lane| lane.suspicion.is_some())
+            .map(|lane| lane.look_at);
+        let healed = self.healed.iter().map(|healed| healed.at.plus(HEALED_WAIT));
+        graces.chain(healed).min()
+    }
+
+    /// Sums so far.
+    pub fn summary(&self) -> Summary {
+        let mut summary = self.summary.clone();
+        summary.oldest_waiting = self
+            .lanes
+            .values()
+            .filter_map(|lane| lane.waiting_since)
+            .min();
+        summary
+    }
+}

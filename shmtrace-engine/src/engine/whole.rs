@@ -1,0 +1,348 @@
+//! Hubs as a whole, threads that starve, and memory: states that are findings once they last.
+
+use super::{Engine, LOOK_LOST, findings::rule};
+use crate::{
+    Code, Direction, Finding, HubId, LaneId, Mono, Output, PeerId, ProcId, Request, State,
+    condition::{Key, Said},
+    explain::sentence,
+    hubs::{self, Hub},
+    input::{HubObservation, LaneObservation, MemoryObservation, ThreadObservation},
+    lane::Lane,
+};
+
+/// How often memory limits are looked at, ns.
+const MEMORY_LOOK: u64 = 1_000_000_000;
+/// A runnable thread that was not run for this long is starved, ns. CPU quotas hold a group back for 100 ms at a time, and
+/// four busy loops on two CPUs delay a thread by less than that.
+const STARVED: u64 = 1_000_000_000;
+/// After a peer was bound anew its ring may start anew for this long, ns.
+const SETTLED: u64 = 2_000_000_000;
+
+impl Engine {
+    pub(super) fn look_at_hubs(&mut self) {
+        let now = self.now;
+        for (id, hub) in &mut self.hubs {
+            if now >= hub.look_at
+                && hub
+                    .asked_at
+                    .is_none_or(|asked| now.since(asked) >= LOOK_LOST)
+            {
+                hub.asked_at = Some(now);
+                self.output
+                    .push_back(Output::Request(Request::ObserveHub(*id)));
+            }
+        }
+        if !self.hubs.is_empty() && now.since(self.memory_at) >= MEMORY_LOOK {
+            self.memory_at = now;
+            self.output
+                .push_back(Output::Request(Request::ObserveMemory));
+        }
+    }
+
+    pub(super) fn hub_observed(&mut self, seen: &HubObservation) {
+        self.now = self.now.max(seen.at);
+        let id = seen.hub;
+        let last_move = self
+            .lanes_of(id)
+            .map(|(_, lane)| lane.unchanged_since)
+            .max()
+            .unwrap_or_default();
+        let Some(hub) = self.hubs.get_mut(&id) else {
+            return;
+        };
+        hub.asked_at = None;
+        hub.look_at = seen.at.plus(hubs::LOOK);
+        let mut shown = hub.shown(seen, self.config.grace, last_move);
+        shown.extend(self.quiet(seen, last_move));
+        // A ring that starts anew for a new plugin is no broken ring.
+        shown.retain(|shown| {
+            let settled = shown
+                .key
+                .peer
+                .and_then(|peer| self.bound_at.get(&(id, peer)));
+            shown.key.code != Code::RingCorrupt
+                || settled.is_none_or(|at| seen.at.since(*at) >= SETTLED)
+        });
+        for gone in self.conditions.keys() {
+            // A broken ring stays broken, and a starved thread is seen by its lane.
+            let own =
+                gone.hub == Some(id) && !matches!(gone.code, Code::RingCorrupt | Code::Starved);
+            if own && !shown.iter().any(|shown| shown.key == gone) {
+                self.conclude(
+                    |key| *key == gone,
+                    State::Recovered,
+                    "it is not so any more",
+                );
+            }
+        }
+        for hubs::Shown {
+            key,
+            looks,
+            grace,
+            explanation,
+        } in shown
+        {
+            self.holds(key, looks, grace, explanation, Vec::new());
+        }
+    }
+
+    /// Quiet, where progress is expected: who owes the next step?
+    pub(super) fn quiet(&self, seen: &HubObservation, last_move: Mono) -> Option<hubs::Shown> {
+        let expected = self.config.expect_progress?;
+        let id = seen.hub;
+        let empty = self
+            .lanes_of(id)
+            .all(|(_, lane)| lane.ring.is_none_or(|ring| ring.is_empty()));
+        let since = last_move.max(self.attached);
+        if seen.all_asleep != Some(true) || !empty || seen.at.since(since) < expected {
+            return None;
+        }
+        let quiet = (seen.at.since(since)) / 1_000_000;
+        let owed = self
+            .hubs
+            .get(&id)
+            .and_then(Hub::unanswered)
+            .map(|(peer, message)| {
+                let what = format!(
+                    "message {} on channel {}, method {:#x}",
+                    message.msg_id, message.channel, message.method
+                );
+                (peer, what)
+            });
+        let owed = owed.or_else(|| {
+            self.owing(id)
+                .map(|peer| (peer, "its last message".to_owned()))
+        });
+        let key = |code, peer| Key {
+            code,
+            hub: Some(id),
+            peer,
+            lane: None,
+        };
+        Some(match owed {
+            Some((peer, what)) => hubs::Shown {
+                key: key(Code::Unanswered, Some(peer)),
+                looks: 2,
+                grace: 0,
+                explanation: format!(
+                    "Nothing has moved for {quiet} ms and everybody sleeps: {} took {what} from its ring and gave no answer. Look for a \
+                     task that was dropped, or a reply that went nowhere.",
+                    self.peer_name(id, peer)
+                ),
+            },
+            None => hubs::Shown {
+                key: key(Code::NeverEnqueued, None),
+                looks: 2,
+                grace: 0,
+                explanation: format!(
+                    "Nothing has moved for {quiet} ms, everybody sleeps, all rings are empty and no call is open: the host waits for \
+                     something that it never enqueued, or enqueued for another peer."
+                ),
+            },
+        })
+    }
+
+    /// A peer whose last traffic was a message to it.
+    pub(super) fn owing(&self, hub: HubId) -> Option<PeerId> {
+        let moved = |peer, direction| {
+            let lane = self.lanes.get(&LaneId {
+                hub,
+                peer,
+                direction,
+            })?;
+            (lane.unchanged_since > self.attached).then_some(lane.unchanged_since)
+        };
+        let peers = self
+            .peers
+            .keys()
+            .filter(|(of, _)| *of == hub)
+            .map(|(_, peer)| *peer);
+        peers
+            .filter(|peer| moved(*peer, Direction::ToPeer) > moved(*peer, Direction::ToHost))
+            .last()
+    }
+
+    /// A thread that could take the entries is runnable and is not run.
+    pub(super) fn starving(&mut self, id: LaneId, seen: &LaneObservation) {
+        let Some(lane) = self.lanes.get(&id) else {
+            return;
+        };
+        let key = Key {
+            code: Code::Starved,
+            hub: Some(id.hub),
+            peer: Some(id.peer),
+            lane: Some(id),
+        };
+        let waits = |now: &ThreadObservation| {
+            let before = lane
+                .baseline
+                .as_ref()?
+                .consumer
+                .threads
+                .iter()
+                .find(|then| then.tid == now.tid)?;
+            (now.state == 'R'
+                && before.state == 'R'
+                && before.runs.is_some()
+                && before.runs == now.runs)
+                .then_some(())
+        };
+        let starved = seen.consumer.proc.is_some()
+            && seen
+                .consumer
+                .threads
+                .iter()
+                .any(|thread| waits(thread).is_some());
+        if !starved {
+            self.conclude(|held| *held == key, State::Recovered, "it runs again");
+            return;
+        }
+        let since = lane.baseline.as_ref().map_or(seen.begun, |then| then.begun);
+        let explanation = format!(
+            "A thread of {} was woken and has not been given a CPU for {} ms: look at the load, at priorities and at CPU limits of its \
+             cgroup. This is no lost wakeup.",
+            self.consumer_name(id),
+            seen.finished.since(since) / 1_000_000
+        );
+        if seen.finished.since(since) >= STARVED {
+            let threads = seen
+                .consumer
+                .threads
+                .iter()
+                .filter_map(|thread| Some((seen.consumer.proc?, thread.clone())));
+            self.holds(key, 1, 0, explanation, threads.collect());
+        }
+    }
+
+    pub(super) fn memory_observed(&mut self, seen: MemoryObservation) {
+        self.now = self.now.max(seen.at);
+        let key = Key {
+            code: Code::MemoryLimit,
+            hub: None,
+            peer: None,
+            lane: None,
+        };
+        let before = self.memory.insert(seen.cgroup.clone(), seen.clone());
+        if self.memory.len() > 1024 {
+            self.memory.pop_first();
+        }
+        let Some(before) = before else { return };
+        let killed = seen.oom_kills > before.oom_kills;
+        // Reclaim at the limit is everyday life of a build; it matters when nothing gets on any more.
+        let last_move = self
+            .lanes
+            .values()
+            .map(|lane| lane.unchanged_since)
+            .max()
+            .unwrap_or_default();
+        let full = seen.max.is_some_and(|max| seen.current >= max - max / 128);
+        let pressed =
+            full && seen.limit_hits > before.limit_hits && seen.at.since(last_move) >= MEMORY_LOOK;
+        if killed || pressed {
+            let what = if killed {
+                "the kernel killed a process of it"
+            } else {
+                "it is full and nothing moves"
+            };
+            let explanation = format!(
+                "Cgroup {} has reached its memory limit ({} of {} bytes in use): {what}. What hangs or dies now does so for want of memory, not \
+                 because of the transport.",
+                seen.cgroup,
+                seen.current,
+                seen.max
+                    .map_or_else(|| "unlimited".to_owned(), |max| max.to_string())
+            );
+            self.holds(key, if killed { 1 } else { 2 }, 0, explanation, Vec::new());
+        } else if !full {
+            self.conclude(|held| *held == key, State::Recovered, "there is room again");
+        }
+    }
+
+    /// A state holds: says so when it is time.
+    pub(super) fn holds(
+        &mut self,
+        key: Key,
+        looks: u32,
+        grace: u64,
+        explanation: String,
+        threads: Vec<(ProcId, ThreadObservation)>,
+    ) {
+        let Some(said) = self
+            .conditions
+            .holds(key, self.now, looks, grace, &mut self.next_id)
+        else {
+            return;
+        };
+        let mut finding = self.condition_finding(&key, said);
+        finding.explanation = explanation;
+        finding.threads = threads;
+        self.say(finding);
+    }
+
+    /// States that match are over.
+    pub(super) fn conclude(&mut self, which: impl Fn(&Key) -> bool, state: State, note: &str) {
+        for key in self.conditions.keys() {
+            if !which(&key) {
+                continue;
+            }
+            if let Some(said) = self.conditions.over(&key, self.now, state) {
+                let mut finding = self.condition_finding(&key, said);
+                finding.note = Some(note.to_owned());
+                self.say(finding);
+            }
+        }
+    }
+
+    pub(super) fn condition_finding(&self, key: &Key, said: Said) -> Finding {
+        let peer = key.hub.zip(key.peer).and_then(|at| self.peers.get(&at));
+        let any_of_hub = || self.peers.values().find(|peer| Some(peer.hub) == key.hub);
+        let lane = key.lane.and_then(|id| self.lanes.get(&id));
+        let mut finding = Finding {
+            id: said.id,
+            at: self.now,
+            code: key.code,
+            cause: None,
+            state: said.state,
+            hub: key.hub,
+            lane: key.lane,
+            peer: key.peer,
+            plugin: peer.and_then(|peer| peer.plugin),
+            host: peer.or_else(any_of_hub).and_then(|peer| peer.host),
+            ring: lane.and_then(|lane| lane.ring),
+            capacity: lane.map(|lane| lane.capacity),
+            doorbell_pending: None,
+            stuck_ns: said.lasted,
+            count: said.count,
+            threads: Vec::new(),
+            timeline: lane
+                .map(|lane| lane.history.events.iter().cloned().collect())
+                .unwrap_or_default(),
+            rule: rule(key.code),
+            explanation: String::new(),
+            note: None,
+            culprit: None,
+        };
+        finding.explanation = sentence(&finding, peer);
+        finding
+    }
+
+    pub(super) fn lanes_of(&self, hub: HubId) -> impl Iterator<Item = (&LaneId, &Lane)> {
+        self.lanes.iter().filter(move |(id, _)| id.hub == hub)
+    }
+
+    pub(super) fn peer_name(&self, hub: HubId, peer: PeerId) -> String {
+        match self.peers.get(&(hub, peer)) {
+            Some(binding) if !binding.name.is_empty() => {
+                format!("{} (peer {})", binding.name, peer.0)
+            }
+            _ => format!("peer {}", peer.0),
+        }
+    }
+
+    pub(super) fn consumer_name(&self, id: LaneId) -> String {
+        match id.direction {
+            Direction::ToPeer => self.peer_name(id.hub, id.peer),
+            Direction::ToHost => "the host".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What a hub as a whole shows: dead peers, broken rings, slots that nobody frees, and quiet where progress is expected.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    finding::Code,
+    ids::{Direction, Mono, PeerId},
+    input::{HubObservation, SlotObservation},
+};
+
+use crate::condition::Key;
+
+/// Flag bits of a peer entry (`hub-format`): attached; seen dead by the host.
+const ACTIVE: u32 = 1;
+const DEAD: u32 = 1 << 2;
+
+/// How often a hub is observed as a whole, ns.
+pub(crate) const LOOK: u64 = 250_000_000;
+/// How long a slot in flight to which nothing refers must stay as it is, while everybody sleeps, ns. A plugin may well hold
+/// a message while it works on it, but then it runs, or the rings move.
+const SLOT_LASTS: u64 = 2_000_000_000;
+
+/// A hub, as far as it has been observed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hub {
+    pub(crate) asked_at: Option<Mono>,
+    pub(crate) look_at: Mono,
+    /// Since when each orphaned slot has been one, with nothing moving in the hub.
+    orphans: BTreeMap<SlotObservation, Mono>,
+    /// Channels with a message to the peer, and with one from it, lately.
+    channels: BTreeMap<PeerId, Channels>,
+}
+
+/// Channels of one peer: what was seen on each, as indexes of the last message each way.
+#[derive(Debug, Clone, Default)]
+struct Channels {
+    to_peer: BTreeMap<u32, Message>,
+    to_host: BTreeMap<u32, Message>,
+}
+
+/// The last message on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) index: u64,
+    pub(crate) method: u32,
+    pub(crate) channel: u32,
+    pub(crate) msg_id: u64,
+}
+
+/// Channels remembered per peer and direction; the lowest numbers go first.
+const MOST_CHANNELS: usize = 1024;
+
+/// A state that an observation shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) key: Key,
+    /// How often it must be seen.
+    pub(crate) looks: u32,
+    /// How long it must last, ns.
+    pub(crate) grace: u64,
+    pub(crate) explanation: String,
+}
+
+impl Hub {
+    /// The states that an observation shows. `last_move` is when anything in the hub's rings last moved.
+    pub(crate) fn shown(
+        &mut self,
+        seen: &HubObservation,
+        grace: u64,
+        last_move: Mono,
+    ) -> Vec<Shown> {
+        self.channels(seen);
+        let mut shown = dead_peers(seen, grace);
+        shown.extend(broken(seen));
+        shown.extend(self.stuck_slots(seen, last_move));
+        shown
+    }
+
+    fn channels(&mut self, seen: &HubObservation) {
+        for call in &seen.calls {
+            let channels = self.channels.entry(call.lane.peer).or_default();
+            let side = match call.lane.direction {
+                Direction::ToPeer => &mut channels.to_peer,
+                Direction::ToHost => &mut channels.to_host,
+            };
+            let message = Message {
+                index: call.index,
+                method: call.method,
+                channel: call.channel,
+                msg_id: call.msg_id,
+            };
+            side.insert(call.channel, message);
+            if side.len() > MOST_CHANNELS {
+                side.pop_first();
+            }
+        }
+        self.channels
+            .retain(|peer, _| seen.peers.iter().any(|entry| entry.peer == *peer));
+    }
+
+    /// A message to the peer on a channel on which nothing ever came back.
+    pub(crate) fn unanswered(&self) -> Option<(PeerId, Message)> {
+        self.channels.iter().find_map(|(peer, channels)| {
+            let open = channels
+                .to_peer
+                .values()
+                // Channel 0 carries control messages, which want no answer.
+                .filter(|message| {
+                    message.channel != 0 && !channels.to_host.contains_key(&message.channel)
+                });
+            open.max_by_key(|message| message.index)
+                .map(|message| (*peer, *message))
+        })
+    }
+
+    fn stuck_slots(&mut self, seen: &HubObservation, last_move: Mono) -> Vec<Shown> {
+        let asleep = seen.all_asleep == Some(true);
+        if !asleep {
+            self.orphans.clear();
+        }
+        let now: BTreeSet<SlotObservation> = if asleep {
+            seen.orphans.iter().copied().collect()
+        } else {
+            BTreeSet::new()
+        };
+        self.orphans.retain(|slot, _| now.contains(slot));
+        for slot in now {
+            self.orphans.entry(slot).or_insert(seen.at);
+        }
+        let lasting = self
+            .orphans
+            .values()
+            .filter(|since| seen.at.since((**since).max(last_move)) >= SLOT_LASTS)
+            .count();
+        let empty = seen
+            .classes
+            .iter()
+            .enumerate()
+            .find(|(_, class)| class.total > 0 && class.free == 0);
+        let key = Key {
+            code: Code::SlotsStuck,
+            hub: Some(seen.hub),
+            peer: None,
+            lane: None,
+        };
+        let exhausted = empty.filter(|_| asleep && seen.at.since(last_move) >= SLOT_LASTS);
+        if lasting == 0 && exhausted.is_none() {
+            return Vec::new();
+        }
+        let class = exhausted.map_or(String::new(), |(number, class)| {
+            format!(
+                " Size class {number} ({} bytes) has no free slot left of {}.",
+                class.slot_size, class.total
+            )
+        });
+        let owners: BTreeSet<u32> = self.orphans.keys().map(|slot| slot.owner).collect();
+        let owners: Vec<String> = owners.into_iter().map(|owner| owner.to_string()).collect();
+        let explanation = format!(
+            "{lasting} slots are in flight, no ring entry refers to them, and everybody sleeps (allocated by: {}).{class} Look for a \
+             receiver that drops a message without freeing its slot.",
+            owners.join(", ")
+        );
+        vec![Shown {
+            key,
+            looks: 2,
+            grace: 0,
+            explanation,
+        }]
+    }
+}
+
+/// Peers whose process is gone while the entry still says that they are there.
+fn dead_peers(seen: &HubObservation, grace: u64) -> Vec<Shown> {
+    seen.peers
+        .iter()
+        .filter(|entry| entry.alive == Some(false) && entry.flags & ACTIVE != 0 && entry.flags & DEAD == 0)
+        .map(|entry| Shown {
+            key: Key { code: Code::PeerDied, hub: Some(seen.hub), peer: Some(entry.peer), lane: None },
+            looks: 2,
+            // A host needs a moment to reap its child.
+            grace: grace.max(LOOK),
+            explanation: format!(
+                "The process of peer {} is gone, but its entry is still active: the host has not noticed, since a dead peer's doorbell \
+                 gives no end of file. Whoever waits for an answer from it waits for nobody; look at how the host watches its children.",
+                entry.peer.0
+            ),
+        })
+        .collect()
+}
+
+/// What the rules of the format do not allow.
+fn broken(seen: &HubObservation) -> Vec<Shown> {
+    seen.violations
+        .iter()
+        .map(|violation| Shown {
+            key: Key {
+                code: Code::RingCorrupt,
+                hub: Some(seen.hub),
+                peer: violation.lane.map(|lane| lane.peer),
+                lane: violation.lane,
+            },
+            // The observer has read twice already, and a head that moved back is seen once only.
+            looks: 1,
+            grace: 0,
+            explanation: format!(
+                "{}. Look for two producers on one ring (two tasks that enqueue without a lock), and for writes beyond a slot.",
+                violation.what
+            ),
+        })
+        .collect()
+}
