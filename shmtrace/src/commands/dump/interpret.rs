@@ -43,11 +43,10 @@ pub(super) fn interpret(dumped: &Dumped) -> Vec<String> {
         )
     }));
     let lanes = || {
-        let both = |peer| [&peer.to_peer, &peer.to_host];
         dumped
             .peers
             .iter()
-            .flat_map(both as fn(&DumpedPeer) -> [&[LaneObservation; 2]; 2])
+            .flat_map(|peer| [&peer.to_peer, &peer.to_host])
     };
     let empty = lanes().all(|lane| lane[1].after.is_empty());
     let moved = lanes().any(|[earlier, later]| earlier.before != later.after);
