@@ -28,12 +28,16 @@ use crate::{
 };
 use initramfs::Initramfs;
 use kernels::{Apt, KERNELS, Kernel};
+use machine::Step;
 
 #[derive(Args)]
 pub(crate) struct VmTest {
     /// Only kernels whose version begins so, such as 5.10
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
+    /// Only steps with this in their names
+    #[arg(long, value_name = "NAME")]
+    step: Option<String>,
     /// How many machines run at once; each has two processors
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -53,7 +57,15 @@ impl VmTest {
         ])?;
         process::run(
             workspace::cargo("build")
-                .args(["--release", "--package", "shmtrace", "--package", "ddc-sim"])
+                .args([
+                    "--release",
+                    "--package",
+                    "shmtrace",
+                    "--package",
+                    "ddc-sim",
+                    "--package",
+                    "rapace-peers",
+                ])
                 .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1),
         )?;
 
@@ -64,13 +76,29 @@ impl VmTest {
                 KERNELS.map(|kernel| kernel.version).join(", ")
             );
         }
+        let mut steps = scenario::steps();
+        steps.retain(|step| {
+            self.step
+                .as_ref()
+                .is_none_or(|wanted| step.name.contains(wanted.as_str()))
+        });
+        if steps.is_empty() {
+            bail!(
+                "none of the steps is asked for: there are {}",
+                scenario::steps()
+                    .iter()
+                    .map(|step| step.name)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
+        }
         let folder = workspace::built("vm");
         let apt = Apt::new(&folder)?;
         let machines = chosen
             .into_iter()
-            .map(|kernel| Ok((kernel, prepare(&apt, kernel, &folder)?)));
+            .map(|kernel| Ok((kernel, prepare(&apt, kernel, &steps, &folder)?)));
         let machines = machines.collect::<Result<Vec<_>>>()?;
-        let failed = self.run_all(machines);
+        let failed = self.run_all(machines, &steps);
         if failed > 0 {
             bail!(
                 "{failed} kernels failed; what they said is in {}",
@@ -90,7 +118,7 @@ impl VmTest {
     }
 
     /// Runs the machines and prints how each did; returns how many failed.
-    fn run_all(&self, machines: Vec<(&Kernel, Machine)>) -> usize {
+    fn run_all(&self, machines: Vec<(&Kernel, Machine)>, steps: &[Step]) -> usize {
         let count = machines.len();
         let waiting = Mutex::new(machines.into_iter());
         let failed = AtomicUsize::new(0);
@@ -98,7 +126,7 @@ impl VmTest {
             for _ in 0..self.jobs.clamp(1, count) {
                 scope.spawn(|| {
                     while let Some((kernel, machine)) = next(&waiting) {
-                        match self.run_one(kernel, &machine) {
+                        match self.run_one(kernel, &machine, steps) {
                             Ok(said) => println!("ok      {said}"),
                             Err(error) => {
                                 println!("FAILED  {}: {error:#}", kernel.version);
@@ -113,14 +141,15 @@ impl VmTest {
         failed.into_inner()
     }
 
-    fn run_one(&self, kernel: &Kernel, machine: &Machine) -> Result<String> {
+    fn run_one(&self, kernel: &Kernel, machine: &Machine, steps: &[Step]) -> Result<String> {
         let report = machine::run(
             &machine.image,
             &machine.initramfs,
             &machine.folder,
             Duration::from_secs(self.limit),
         )?;
-        let said = scenario::judge(kernel, &report).with_context(|| report.kernel.clone())?;
+        let said =
+            scenario::judge(kernel, &report, steps).with_context(|| report.kernel.clone())?;
         Ok(format!(
             "{} in {:.0} s: {said}",
             report.kernel,
@@ -143,7 +172,7 @@ struct Machine {
     folder: PathBuf,
 }
 
-fn prepare(apt: &Apt, kernel: &Kernel, folder: &Path) -> Result<Machine> {
+fn prepare(apt: &Apt, kernel: &Kernel, steps: &[Step], folder: &Path) -> Result<Machine> {
     let unpacked = apt.fetch(kernel)?;
     let folder = folder.join(format!("run-{}", kernel.version));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -158,7 +187,7 @@ fn prepare(apt: &Apt, kernel: &Kernel, folder: &Path) -> Result<Machine> {
     for (order, module) in unpacked.modules.iter().enumerate() {
         archive.copy(module, &format!("modules/{order:02}.ko"))?;
     }
-    let steps: String = scenario::steps().iter().map(machine::line).collect();
+    let steps: String = steps.iter().map(machine::line).collect();
     archive.add("steps", steps.into_bytes());
     let initramfs = folder.join("initramfs.cpio");
     archive.write(&initramfs)?;

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The programs, under the names that the steps call them by.
-pub(crate) const PROGRAMS: [&str; 2] = ["shmtrace", "ddc-sim"];
+pub(crate) const PROGRAMS: [&str; 3] = ["shmtrace", "ddc-sim", "rapace-peer-04"];
 
 /// Exit codes of `shmtrace`.
 const CLEAN: i32 = 0;
@@ -20,15 +20,6 @@ const GRACE: &str = "500ms";
 
 /// What every machine is told to do.
 pub(crate) fn steps() -> Vec<Step> {
-    let traced = |name, seconds, traffic: &str, before: u32, watch: &str| Step {
-        name,
-        seconds,
-        script: format!(
-            "ddc-sim host --plugins 4 --calls 0 --gap 5ms {traffic} >/tmp/{name} 2>&1 & host=$!; sleep {before}; \
-             shmtrace --pid-tree $host --grace {GRACE} --format json {watch}; status=$?; \
-             kill $host; wait $host 2>/dev/null; exit $status"
-        ),
-    };
     let fault = "--fault consumed-then-slept:peer=2,after=400";
     let fail_on = "--fail-on missed-wakeup";
     vec![
@@ -37,14 +28,60 @@ pub(crate) fn steps() -> Vec<Step> {
             seconds: 30,
             script: "shmtrace doctor --json".to_owned(),
         },
-        traced("healthy", 60, "", 1, &format!("--duration 8s {fail_on}")),
-        traced("hang", 60, fault, 0, &format!("--duration 15s {fail_on}")),
-        traced("late", 60, fault, 10, &format!("--duration 5s {fail_on}")),
+        traced(
+            "healthy",
+            "ddc-sim",
+            "",
+            1,
+            &format!("--duration 8s {fail_on}"),
+        ),
+        traced(
+            "hang",
+            "ddc-sim",
+            fault,
+            0,
+            &format!("--duration 15s {fail_on}"),
+        ),
+        traced(
+            "late",
+            "ddc-sim",
+            fault,
+            10,
+            &format!("--duration 5s {fail_on}"),
+        ),
+        traced(
+            "rapace-healthy",
+            "rapace-peer-04",
+            "",
+            1,
+            &format!("--duration 8s {fail_on}"),
+        ),
+        traced(
+            "rapace-hang",
+            "rapace-peer-04",
+            "--steal-after 400:2",
+            0,
+            &format!("--duration 15s {fail_on}"),
+        ),
     ]
 }
 
+/// Starts a program's host, waits for some seconds, and watches it.
+fn traced(name: &'static str, program: &str, traffic: &str, before: u32, watch: &str) -> Step {
+    let script = format!(
+        "{program} host --plugins 4 --round-trips 0 --gap 5ms {traffic} >/tmp/{name} 2>&1 & host=$!; sleep {before}; \
+         shmtrace --pid-tree $host --grace {GRACE} --format json {watch}; status=$?; \
+         kill $host; wait $host 2>/dev/null; exit $status"
+    );
+    Step {
+        name,
+        seconds: 60,
+        script,
+    }
+}
+
 /// Compares what a machine did with what its kernel promises; the error lists all that is wrong.
-pub(crate) fn judge(kernel: &Kernel, report: &Report) -> Result<String> {
+pub(crate) fn judge(kernel: &Kernel, report: &Report, steps: &[Step]) -> Result<String> {
     ensure!(
         report.kernel.starts_with(kernel.version),
         "it booted {} instead of {}",
@@ -53,7 +90,7 @@ pub(crate) fn judge(kernel: &Kernel, report: &Report) -> Result<String> {
     );
     let mut wrong = Vec::new();
     let mut seen = Vec::new();
-    for step in steps() {
+    for step in steps {
         let Some(outcome) = report
             .outcomes
             .iter()
@@ -80,7 +117,7 @@ fn judge_step(outcome: &Outcome) -> Result<String> {
             ended_with(outcome, CLEAN)?;
             Ok("can run".to_owned())
         }
-        "healthy" => {
+        "healthy" | "rapace-healthy" => {
             ended_with(outcome, CLEAN)?;
             let summary = summary(outcome)?;
             ensure!(
@@ -91,6 +128,7 @@ fn judge_step(outcome: &Outcome) -> Result<String> {
             Ok(format!("{} events, {} lost", summary.events, summary.lost))
         }
         "hang" => hang(outcome, &["consumed-then-slept"]),
+        "rapace-hang" => hang(outcome, &["stolen"]),
         // Attached after the hang: the history is not there, so neither is the cause.
         "late" => hang(outcome, &["unknown"]),
         other => bail!("no such step: {other}"),
