@@ -30,6 +30,7 @@ pub(crate) fn run(options: &PluginOptions) -> anyhow::Result<()> {
         let mut stage = Stage {
             endpoint,
             bell: Bell::new(options.doorbell_fd),
+            requests: raw.ring(options.peer_id, Lane::HostToPeer),
             answers: raw.ring(options.peer_id, Lane::PeerToHost),
             swallowed: None,
         };
@@ -46,6 +47,7 @@ pub(crate) fn run(options: &PluginOptions) -> anyhow::Result<()> {
 struct Stage {
     endpoint: Side,
     bell: Bell,
+    requests: RawRing,
     answers: RawRing,
     swallowed: Option<Message>,
 }
@@ -104,13 +106,11 @@ impl Stage {
 
     /// The faults of a producer.
     async fn answer_badly(&mut self, order: Order, request: Message) -> anyhow::Result<()> {
+        self.host_slept().await;
         match order {
             Order::RingThenPublish => {
                 self.bell.ring().context("ringing too early")?;
-                let (bell, host) = (self.bell, parent_id());
-                look::until(Duration::from_secs(10), || !bell.is_unheard()).await;
-                // A host that keeps serving others is never idle; it has long looked by then.
-                look::until(Duration::from_millis(200), || look::is_idle(host)).await;
+                self.host_slept().await;
                 self.answers.publish(&request);
                 Ok(())
             }
@@ -135,16 +135,30 @@ impl Stage {
         }
     }
 
+    /// Waits until the host took every token and sleeps again, so that none of an earlier answer wakes it later.
+    async fn host_slept(&self) {
+        let (bell, host) = (self.bell, parent_id());
+        look::until(Duration::from_secs(10), || !bell.is_unheard()).await;
+        // A host that keeps serving others is never idle; it has long looked by then.
+        look::until(Duration::from_millis(200), || look::is_idle(host)).await;
+    }
+
     /// The faults of a consumer.
     async fn neglect(&mut self, order: Order) -> anyhow::Result<()> {
         match order {
+            // A token without an entry is a late one of a request that was taken before its ring: not the one to eat.
             Order::EatToken => {
-                self.bell.rung().await?;
-                self.bell.take_all()?;
+                while self.requests.len() == 0 {
+                    self.bell.rung().await?;
+                    self.bell.take_all()?;
+                }
                 self.bell.rung().await?;
             }
             Order::EatTokenTwice => {
-                while !self.bell.is_rung() {
+                while self.requests.len() == 0 || !self.bell.is_rung() {
+                    if self.requests.len() == 0 {
+                        self.bell.take_all()?;
+                    }
                     std::thread::sleep(Duration::from_micros(100));
                 }
                 self.bell.take_all()?;

@@ -122,11 +122,11 @@ impl Spec {
         }
     }
 
-    /// After how many round trips of the peer.
-    pub(crate) fn after(&self, dice: &mut Dice) -> u64 {
+    /// After how many round trips of the peer; a random moment leaves at least half of its `share` for afterwards.
+    pub(crate) fn after(&self, dice: &mut Dice, share: u64) -> u64 {
         match self.moment {
             Moment::After(calls) => calls,
-            Moment::Random => dice.between(1, 300),
+            Moment::Random => dice.between(1, (share / 2).clamp(1, 300)),
         }
     }
 }

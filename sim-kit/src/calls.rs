@@ -161,9 +161,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 async fn receive<E: Endpoint>(endpoint: Arc<E>, answers: Arc<Answers>, totals: Arc<Totals>) {
     while let Ok(answer) = endpoint.recv().await {
-        let asked = lock(&answers)
-            .as_mut()
-            .and_then(|waiting| waiting.remove(&answer.id));
+        let asked = match lock(&answers).as_mut() {
+            Some(waiting) => waiting.remove(&answer.id),
+            // Given up, and this task is about to be told so.
+            None => return,
+        };
         match asked {
             // A caller that gave up needs no answer.
             Some(caller) => drop(caller.send(answer)),

@@ -23,6 +23,9 @@ use crate::cli::{AfterFault, HostOptions};
 use crate::lane::{Message, Transport};
 use crate::report::{line, mono_ns};
 
+/// Peers that a hub has room for: as many as the format allows, as `ddc`'s hubs have.
+const MAX_PEERS: u16 = 32;
+
 /// A hub with its plugins.
 pub struct Host<T: Transport> {
     /// What was asked for on the command line.
@@ -49,17 +52,7 @@ impl<T: Transport> Host<T> {
     /// Creates the hub and starts the plugins. Call it on the thread that outlives them.
     pub fn start(options: HostOptions) -> anyhow::Result<Self> {
         let path = options.hub_path();
-        let max_peers = if options.restart_every.is_some() {
-            32
-        } else {
-            options.plugins.max(1)
-        };
-        let max_peers = if options.plugin_cmd.is_some() {
-            32
-        } else {
-            max_peers
-        };
-        let hub = T::create_hub(&path, max_peers, options.ring_capacity)
+        let hub = T::create_hub(&path, MAX_PEERS, options.ring_capacity)
             .with_context(|| format!("creating hub {}", path.display()))?;
         line(
             &json!({"event": "host", "pid": std::process::id(), "hub": path, "mono_ns": mono_ns()}),

@@ -10,6 +10,7 @@
 //! * [`thief`], [`theft`]: taking a doorbell's token from outside, and a missed wakeup made of it;
 //! * [`report`]: the JSON lines on stdout;
 //! * [`traffic`]: seeded sizes and pauses;
+//! * [`stage`]: a stand-in as a test sees it, from outside;
 //! * [`cli`]: the options that all stand-ins have.
 
 pub mod calls;
@@ -20,6 +21,7 @@ pub mod lane;
 pub mod look;
 pub mod plugin;
 pub mod report;
+pub mod stage;
 pub mod theft;
 pub mod thief;
 pub mod traffic;

@@ -82,6 +82,11 @@ pub fn is_stopped(pid: u32) -> bool {
     threads(pid).is_ok_and(|all| !all.is_empty() && all.iter().all(|thread| thread.state == 'T'))
 }
 
+/// Whether the process is gone, or only waits to be reaped.
+pub fn is_dead(pid: u32) -> bool {
+    threads(pid).map_or(true, |all| all.iter().all(|thread| thread.state == 'Z'))
+}
+
 /// Waits until `condition` holds, looking every 200 us; false when it did not within `limit`.
 pub async fn until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();

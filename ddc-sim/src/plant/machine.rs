@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rustix::thread::CpuSet;
 use sim_kit::{child, look};
 
@@ -162,43 +162,44 @@ impl Group {
     fn create(controller: &str, purpose: &str) -> anyhow::Result<Self> {
         let own =
             fs::read_to_string("/proc/self/cgroup").context("asking for our control group")?;
-        let (mount, below, unified) = own
-            .lines()
-            .find_map(|entry| {
-                let mut fields = entry.splitn(3, ':');
-                let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-                let v1 = controllers.split(',').any(|each| each == controller);
-                v1.then(|| {
-                    (
-                        PathBuf::from("/sys/fs/cgroup").join(controller),
-                        path.to_owned(),
-                        false,
-                    )
-                })
-            })
-            .or_else(|| {
-                let path = own.lines().find_map(|entry| entry.strip_prefix("0::"))?;
-                Some((PathBuf::from("/sys/fs/cgroup"), path.to_owned(), true))
-            })
-            .with_context(|| format!("no control group has the controller {controller}"))?;
-        let inside = mount.join(below.trim_start_matches('/'));
-        // In a container the path may be one that only the outside knows.
-        let parent = if inside.is_dir() { inside } else { mount };
-        let path = parent.join(format!("ddc-sim-{}-{purpose}", std::process::id()));
-        if unified {
-            // Refused where the parent has processes of its own; then the limit's file below is missing, and says so.
-            let _ = fs::write(
-                parent.join("cgroup.subtree_control"),
-                format!("+{controller}"),
-            );
+        let name = format!("ddc-sim-{}-{purpose}", std::process::id());
+        let root = PathBuf::from("/sys/fs/cgroup");
+        for entry in own.lines() {
+            let mut fields = entry.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            let unified = controllers.is_empty();
+            if !unified && !controllers.split(',').any(|each| each == controller) {
+                continue;
+            }
+            let mount = if unified {
+                root.clone()
+            } else {
+                root.join(controller)
+            };
+            let inside = mount.join(path.trim_start_matches('/'));
+            // In a container the path may be one that only the outside knows. In the unified tree a group with
+            // processes cannot hand controllers on, and the nearest one that does is further up.
+            let parents = inside
+                .ancestors()
+                .take_while(|parent| parent.starts_with(&mount))
+                .filter(|dir| dir.is_dir());
+            let found = parents.map(PathBuf::from).find_map(|parent| {
+                let path = parent.join(&name);
+                make_group(&parent, &path, controller, unified).then_some((parent, path))
+            });
+            if let Some((parent, path)) = found {
+                return Ok(Self {
+                    path,
+                    parent,
+                    unified,
+                });
+            }
         }
-        fs::create_dir(&path)
-            .with_context(|| format!("creating control group {} (are we root?)", path.display()))?;
-        Ok(Self {
-            path,
-            parent,
-            unified,
-        })
+        bail!(
+            "no control group can be made with the controller {controller}: root is needed, and a controller in use"
+        )
     }
 
     fn write(&self, file: &str, value: &str) -> anyhow::Result<()> {
@@ -244,6 +245,31 @@ impl Drop for Group {
             );
         }
     }
+}
+
+/// Makes the folder; false, with nothing left, where the controller does not come with it.
+fn make_group(parent: &Path, path: &Path, controller: &str, unified: bool) -> bool {
+    if fs::create_dir(path).is_err() {
+        return false;
+    }
+    let probe = path.join(match (controller, unified) {
+        ("cpu", true) => "cpu.max",
+        ("cpu", false) => "cpu.cfs_quota_us",
+        (_, true) => "memory.max",
+        (_, false) => "memory.limit_in_bytes",
+    });
+    if unified && !probe.exists() {
+        // Refused where the parent has processes of its own.
+        let _ = fs::write(
+            parent.join("cgroup.subtree_control"),
+            format!("+{controller}"),
+        );
+    }
+    let made = probe.exists();
+    if !made {
+        let _ = fs::remove_dir(path);
+    }
+    made
 }
 
 /// A group stays busy for a moment after its last process ended.

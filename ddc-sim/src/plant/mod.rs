@@ -90,7 +90,11 @@ pub(crate) async fn plant(host: Arc<Host<Wire>>, spec: Spec) -> anyhow::Result<P
         .seats
         .get(index)
         .with_context(|| format!("no peer {index}: start more plugins"))?;
-    seat.reached(spec.after(&mut dice)).await;
+    let share = match host.options.round_trips {
+        0 => u64::MAX,
+        all => all / host.seats.len() as u64,
+    };
+    seat.reached(spec.after(&mut dice, share)).await;
     host.close_gates(seat).await;
     let peer = seat.peer();
     let hub = RawHub::of(&host.path)?;
@@ -193,23 +197,28 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// The stuck state: entries wait, no token is queued, the consumer sleeps.
+    /// Waits until the plugin took every token and sleeps: then it also has rung for all that it published.
+    async fn expect_idle(&self) -> anyhow::Result<()> {
+        let (bell, pid) = (self.bell, self.peer.pid);
+        self.expect("an idle plugin", || {
+            !bell.is_unheard() && look::is_idle(pid)
+        })
+        .await
+    }
+
+    /// The stuck state: entries wait, no token is queued, the plugin sleeps (or is gone). The host's own sleep is for
+    /// others to see, since this thread runs.
     async fn expect_stuck(&self) -> anyhow::Result<()> {
         let (ring, bell, pid) = (self.ring, self.bell, self.peer.pid);
-        match self.spec.lane {
-            Lane::HostToPeer => {
-                let stuck = || ring.len() > 0 && !bell.is_unheard() && look::is_idle(pid);
-                self.expect("an entry without a token and a sleeping plugin", stuck)
-                    .await
-            }
-            // This thread runs, so the host's own sleep is for others to see.
-            Lane::PeerToHost => {
-                self.expect("an entry without a token", || {
-                    ring.len() > 0 && !bell.is_rung()
-                })
-                .await
-            }
-        }
+        let no_token = || match self.spec.lane {
+            Lane::HostToPeer => !bell.is_unheard(),
+            Lane::PeerToHost => !bell.is_rung(),
+        };
+        let asleep = || look::is_idle(pid) || look::is_dead(pid);
+        self.expect("an entry without a token and a sleeping plugin", || {
+            ring.len() > 0 && no_token() && asleep()
+        })
+        .await
     }
 
     async fn heal(&self, placed: Placed, after: Duration) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use crate::spec::Lane;
 impl Scene<'_> {
     pub(super) async fn consumed_then_slept(&self) -> anyhow::Result<Placed> {
         let twice = self.spec.variant == "drain-twice";
+        let (bell, pid) = (self.bell, self.peer.pid);
         if self.spec.lane == Lane::HostToPeer {
             self.order(if twice {
                 Order::EatTokenTwice
@@ -21,15 +22,16 @@ impl Scene<'_> {
                 Order::EatToken
             })
             .await?;
-        } else {
-            self.peer.pause_receiver().await;
-            self.eat_own_token(twice);
-        }
-        if self.spec.lane == Lane::HostToPeer && !twice {
-            // It must sleep before the token comes: else it would not be woken by it.
-            let pid = self.peer.pid;
-            self.expect("a sleeping plugin", || look::is_idle(pid))
+            // The order's own token may be late; once it is gone, the next one is the victim's.
+            let ready = || !bell.is_unheard() && (twice || look::is_idle(pid));
+            self.expect("a plugin that waits for a token", ready)
                 .await?;
+        } else {
+            // An idle plugin has rung for everything that it published: what is queued now is late.
+            self.expect_idle().await?;
+            self.peer.pause_receiver().await;
+            self.bell.take_all()?;
+            self.eat_own_token(twice);
         }
         let answer = self.peer.ask(self.victim()).await?;
         self.expect_stuck().await?;
@@ -61,7 +63,7 @@ impl Scene<'_> {
             return Ok(Placed::new(vec![answer], Heal::Ring).behind_the_back());
         }
         let (bell, pid) = (self.bell, self.peer.pid);
-        self.expect("an idle plugin", || look::is_idle(pid)).await?;
+        self.expect_idle().await?;
         let victim = self.victim();
         let answer = self.peer.expect(victim.id)?;
         self.bell.ring().context("ringing too early")?;
@@ -78,8 +80,7 @@ impl Scene<'_> {
         let answer = if self.spec.lane == Lane::PeerToHost {
             self.ask(Order::PublishOnly).await?
         } else {
-            let pid = self.peer.pid;
-            self.expect("an idle plugin", || look::is_idle(pid)).await?;
+            self.expect_idle().await?;
             self.publish_victim()?
         };
         self.expect_stuck().await?;
@@ -107,8 +108,7 @@ impl Scene<'_> {
         let answer = if self.spec.lane == Lane::PeerToHost {
             self.ask(Order::AnswerUnrung(number as u32)).await?
         } else {
-            let pid = self.peer.pid;
-            self.expect("an idle plugin", || look::is_idle(pid)).await?;
+            self.expect_idle().await?;
             let victim = self.victim();
             let answer = self.peer.expect(victim.id)?;
             let saved = self
@@ -137,8 +137,7 @@ impl Scene<'_> {
                 .host_fd
                 .context("the transport does not tell its doorbell")?,
         );
-        let pid = self.peer.pid;
-        self.expect("an idle plugin", || look::is_idle(pid)).await?;
+        self.expect_idle().await?;
         let answer = self.publish_victim()?;
         bell.ring().context("ringing the wrong doorbell")?;
         self.expect_stuck().await?;
