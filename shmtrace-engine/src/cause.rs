@@ -4,14 +4,14 @@
 
 use crate::{
     finding::Cause,
-    history::{History, Ring, Take},
+    history::{History, Ring, SKEW, Take},
     ids::{Mono, ProcId, Tid},
     input::Indexes,
 };
 
-/// Times of two CPUs may be inverted by this much: a token can be taken before the send that queued it returns, and
-/// a record's time is taken at the return. Measured: up to 0.3 ms on bare kernels, 16 ms where a virtual CPU is taken away.
-const SKEW: u64 = 20_000_000;
+/// A ring call and the publish that should have come before it lie less than this apart, ns: with no ring on record at
+/// all, one from before the records began may have been meant for the entry.
+const RING_APART: u64 = 250_000_000;
 
 /// A cause, and who acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,16 +37,32 @@ pub(crate) struct Case<'a> {
 /// The cause of a stuck state.
 pub(crate) fn judge(case: &Case<'_>) -> Verdict {
     let history = case.history;
-    if !history.covers(case.ring.tail) || history.rings.iter().any(|ring| ring.head.is_none()) {
+    let blind = history
+        .rings
+        .iter()
+        .any(|ring| ring.signalled() && ring.head.is_none());
+    if !history.covers(case.ring.tail) || blind {
         return unknown();
     }
-    let covering = history
+    let covers = |ring: &&Ring| ring.head.is_some_and(|head| head >= case.ring.head);
+    if let Some(ring) = history
         .rings
         .iter()
         .rev()
-        .find(|ring| ring.head.is_some_and(|head| head >= case.ring.head));
-    match covering {
-        Some(ring) if ring.signalled() => signalled(case, ring),
+        .filter(|ring| ring.signalled())
+        .find(covers)
+    {
+        return signalled(case, ring);
+    }
+    // A failed call may be on a socket whose indexes could not be told: then its time must do.
+    let published_after = history.before_publish.map_or(Mono(0), |seen| seen.at);
+    let failed = history.rings.iter().rev().find(|ring| {
+        !ring.signalled()
+            && ring
+                .head
+                .map_or(ring.at >= published_after, |head| head >= case.ring.head)
+    });
+    match failed {
         Some(ring) => Verdict {
             cause: Cause::RingFailed,
             culprit: Some((ring.proc, ring.tid)),
@@ -88,9 +104,18 @@ fn signalled(case: &Case<'_>, ring: &Ring) -> Verdict {
                 culprit: Some((thief.proc, thief.tid)),
             }
         }
-        (Some(own), _) if own.at.plus(SKEW) >= ring.at => Verdict {
-            cause: Cause::ConsumedThenSlept,
-            culprit: Some((own.proc, own.tid)),
+        (Some(own), _) if own.at.plus(SKEW) >= ring.at => match case.history.vanished() {
+            // There were more tokens than takes: the last one went elsewhere.
+            Some(true) if !case.blind => Verdict {
+                cause: Cause::Stolen,
+                culprit: None,
+            },
+            // It may have been the token of an earlier signal.
+            None if own.at < ring.at => unknown(),
+            _ => Verdict {
+                cause: Cause::ConsumedThenSlept,
+                culprit: Some((own.proc, own.tid)),
+            },
         },
         // Queued, gone, and nobody in the tree took it.
         (None, None) if ring.result > 0 && !case.blind => Verdict {
@@ -120,27 +145,31 @@ fn unannounced(case: &Case<'_>) -> Verdict {
             culprit: Some((stray.proc, stray.tid)),
         };
     }
-    let Some(last) = case.history.rings.back() else {
-        return Verdict {
-            cause: Cause::NeverRung,
-            culprit: None,
+    let history = case.history;
+    let Some(last) = history.complete_rings().next_back() else {
+        return if published_after.since(history.complete_since) >= RING_APART {
+            Verdict {
+                cause: Cause::NeverRung,
+                culprit: None,
+            }
+        } else {
+            unknown()
         };
     };
     let culprit = Some((last.proc, last.tid));
-    match case.history.surplus(case.history.rings.len() - 1) {
+    let surplus = history.surplus(history.rings.len() - 1);
+    let alone = history.complete_rings().all(|ring| ring.tid == last.tid);
+    let cause = match surplus.least {
         // The last signal announced nothing that had not been announced, and then the head moved.
-        Some(1..) => Verdict {
-            cause: Cause::RungBeforePublish,
-            culprit,
-        },
-        // Two producers that publish, publish, ring and ring: the second ring has nothing new to say either.
-        Some(0) | None => Verdict {
-            cause: Cause::NeverRung,
-            culprit,
-        },
+        1.. if !surplus.announced => Cause::RungBeforePublish,
         // One ring for several entries is normal here, so a superfluous one may mean anything.
-        Some(_) => unknown(),
-    }
+        ..=-1 if !surplus.announced => Cause::Unknown,
+        // Somewhere among the signals of several threads was one too many: it may have been meant for this entry.
+        _ if !alone && surplus.lately => Cause::Unknown,
+        // Two producers that publish, publish, ring and ring: the second ring has nothing new to say either.
+        _ => Cause::NeverRung,
+    };
+    Verdict { cause, culprit }
 }
 
 fn unknown() -> Verdict {

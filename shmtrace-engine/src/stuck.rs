@@ -62,16 +62,12 @@ pub(crate) fn shown(
 /// The class of a lane on which nothing moves.
 fn class(now: &LaneObservation, token: bool) -> Code {
     let listening = now.consumer.threads.iter().any(is_listening);
+    // Whoever filled the ring cannot go on; if its signals arrived, want of room is what holds it up.
     let full = now.after.len() == u64::from(now.capacity);
-    let producer_waits = now
-        .producer
-        .threads
-        .iter()
-        .any(|thread| matches!(thread.waits_for, WaitsFor::HubFutex(_)));
     match (listening, token) {
         (true, false) => Code::MissedWakeup,
+        _ if full => Code::RingFull,
         (true, true) => Code::NotDraining,
-        (false, _) if full && producer_waits => Code::RingFull,
         (false, _) => Code::ConsumerBlocked,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{End, Engine, Healed, Queued, findings::woken_by};
+use super::{End, Engine, Healed, Queued, findings::woken_by, whole::SETTLED};
 use crate::{
     Direction, HubId, LaneId, Mono, PeerId, ProcId, State,
     condition::Key,
@@ -179,7 +179,9 @@ impl Engine {
                 let Some(ends) = self.ends.get(end).copied() else {
                     return;
                 };
-                let indexes = rings.map(|rings| of(&rings, ends.rings.direction));
+                let indexes = rings
+                    .filter(|rings| concerns(rings, ends.rings))
+                    .map(|rings| of(&rings, ends.rings.direction));
                 let Some(lane) = self.lanes.get_mut(&ends.rings) else {
                     return;
                 };
@@ -247,6 +249,12 @@ impl Engine {
         if before == Some(sample.ring) {
             return;
         }
+        if let Some(before) = before {
+            self.moved_back(sample, before);
+        }
+        let Some(lane) = self.lanes.get_mut(&sample.lane) else {
+            return;
+        };
         lane.unchanged_since = sample.at;
         lane.look_at = sample.at.plus(STANDSTILL);
         lane.healthy_looks = 0;
@@ -268,6 +276,35 @@ impl Engine {
             suspicion.restarts = 0;
             lane.look_at = sample.at;
         }
+    }
+
+    /// Indexes only ever grow. A ring that starts anew belongs to a plugin that starts anew.
+    fn moved_back(&mut self, sample: &Sample, before: Indexes) {
+        let (name, old, new) = if sample.ring.head < before.head {
+            ("visible_head", before.head, sample.ring.head)
+        } else if sample.ring.tail < before.tail {
+            ("tail", before.tail, sample.ring.tail)
+        } else {
+            return;
+        };
+        let id = sample.lane;
+        let anew = self
+            .bound_at
+            .get(&(id.hub, id.peer))
+            .is_none_or(|at| sample.at.since(*at) < SETTLED);
+        if anew {
+            return;
+        }
+        let key = Key {
+            code: Code::RingCorrupt,
+            hub: Some(id.hub),
+            peer: Some(id.peer),
+            lane: Some(id),
+        };
+        let explanation = format!(
+            "{name} moved back from {old} to {new}. Look for two producers on one ring (two tasks that enqueue without a lock)."
+        );
+        self.holds(key, 1, 0, explanation, Vec::new());
     }
 
     /// The tail moved: whatever was stuck is over.
@@ -295,6 +332,11 @@ impl Engine {
             self.say(finding);
         }
     }
+}
+
+/// Whether indexes read along with a call are those of this lane's peer.
+fn concerns(rings: &PeerRings, lane: LaneId) -> bool {
+    rings.hub == lane.hub && rings.peer == lane.peer
 }
 
 fn of(rings: &PeerRings, direction: Direction) -> Indexes {

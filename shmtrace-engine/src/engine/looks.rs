@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     Cause, Code, LaneId, Output, Request, State, cause,
+    condition::Key,
     explain::sentence,
     history::Ring,
     input::{Indexes, LaneObservation, Sample},
@@ -124,6 +125,19 @@ impl Engine {
     pub(super) fn stuck(&mut self, id: LaneId, code: Code, seen: Box<LaneObservation>) {
         let grace = self.config.grace;
         let number = self.next_id;
+        let broken = Key {
+            code: Code::RingCorrupt,
+            hub: Some(id.hub),
+            peer: Some(id.peer),
+            lane: Some(id),
+        };
+        if self.conditions.keys().contains(&broken) {
+            return;
+        }
+        // What waits is noted now, so that it is seen if it is overwritten while it waits.
+        if let Some(hub) = self.hubs.get_mut(&id.hub) {
+            hub.look_at = seen.begun;
+        }
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
@@ -216,12 +230,7 @@ impl Engine {
             })
             .flat_map(|(_, other)| {
                 (0..other.history.rings.len())
-                    .filter(|index| {
-                        other
-                            .history
-                            .surplus(*index)
-                            .is_some_and(|surplus| surplus >= 1)
-                    })
+                    .filter(|index| other.history.surplus(*index).is_stray())
                     .map(|index| other.history.rings[index])
             })
             .collect();

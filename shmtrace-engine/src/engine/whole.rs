@@ -16,7 +16,7 @@ const MEMORY_LOOK: u64 = 1_000_000_000;
 /// four busy loops on two CPUs delay a thread by less than that.
 const STARVED: u64 = 1_000_000_000;
 /// After a peer was bound anew its ring may start anew for this long, ns.
-const SETTLED: u64 = 2_000_000_000;
+pub(super) const SETTLED: u64 = 2_000_000_000;
 
 impl Engine {
     pub(super) fn look_at_hubs(&mut self) {
@@ -144,13 +144,15 @@ impl Engine {
 
     /// A peer whose last traffic was a message to it.
     pub(super) fn owing(&self, hub: HubId) -> Option<PeerId> {
+        // A ring call's record is exact; a sample may show request and answer as one move.
         let moved = |peer, direction| {
             let lane = self.lanes.get(&LaneId {
                 hub,
                 peer,
                 direction,
             })?;
-            (lane.unchanged_since > self.attached).then_some(lane.unchanged_since)
+            let rung = lane.history.rings.back().map(|ring| ring.at);
+            rung.or((lane.unchanged_since > self.attached).then_some(lane.unchanged_since))
         };
         let peers = self
             .peers
@@ -226,8 +228,14 @@ impl Engine {
         if self.memory.len() > 1024 {
             self.memory.pop_first();
         }
-        let Some(before) = before else { return };
-        let killed = seen.oom_kills > before.oom_kills;
+        // A cgroup that is entered later is a new one, as a rule: what happened in it happened to these processes.
+        let known = seen.at.since(self.attached) < 2 * MEMORY_LOOK;
+        let (kills, hits) = match &before {
+            Some(before) => (before.oom_kills, before.limit_hits),
+            None if known => return,
+            None => (0, seen.limit_hits),
+        };
+        let killed = seen.oom_kills > kills;
         // Reclaim at the limit is everyday life of a build; it matters when nothing gets on any more.
         let last_move = self
             .lanes
@@ -236,8 +244,7 @@ impl Engine {
             .max()
             .unwrap_or_default();
         let full = seen.max.is_some_and(|max| seen.current >= max - max / 128);
-        let pressed =
-            full && seen.limit_hits > before.limit_hits && seen.at.since(last_move) >= MEMORY_LOOK;
+        let pressed = full && seen.limit_hits > hits && seen.at.since(last_move) >= MEMORY_LOOK;
         if killed || pressed {
             let what = if killed {
                 "the kernel killed a process of it"

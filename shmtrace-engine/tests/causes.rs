@@ -1,0 +1,194 @@
+//! Missed wakeups by their causes, each with the healthy run that looks most like it.
+
+mod world;
+
+use shmtrace_engine::{Cause, Code, State, input::WaitsFor};
+use world::*;
+
+/// How a wakeup is lost on a lane on which `n` messages went well before.
+fn with_history(n: u32, fault: fn(&mut World)) -> World {
+    let mut world = World::new(2);
+    world.wait(30 * MS);
+    world.round_trips(0, n);
+    world.round_trips(1, n);
+    fault(&mut world);
+    world.wait(300 * MS);
+    world
+}
+
+fn consumed_then_slept(world: &mut World) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.publish(lane);
+    world.ring(lane);
+    world.idle(HOST, lane);
+    world.wake(plugin(0), 1);
+    world.take(lane, plugin(0));
+    world.idle(plugin(0), lane);
+}
+
+fn rung_before_publish(world: &mut World) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.ring(lane);
+    world.serve(lane);
+    world.publish(lane);
+    world.idle(HOST, lane);
+}
+
+fn never_rung(world: &mut World) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.publish(lane);
+    world.idle(HOST, lane);
+}
+
+fn ring_failed(world: &mut World) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.publish(lane);
+    world.rang(lane, HOST, ECONNREFUSED);
+    world.idle(HOST, lane);
+}
+
+fn wrong_doorbell(world: &mut World) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.publish(lane);
+    world.ring(to_peer(1));
+    world.idle(HOST, to_peer(1));
+    world.serve(to_peer(1));
+}
+
+fn stolen_by_another(world: &mut World) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.publish(lane);
+    world.ring(lane);
+    world.run(plugin(1));
+    world.take(lane, plugin(1));
+    world.sleep(plugin(1), WaitsFor::Doorbell);
+    world.idle(HOST, lane);
+}
+
+fn stolen_unseen(world: &mut World) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.publish(lane);
+    world.ring(lane);
+    world.ring_of(lane).tokens = 0;
+    world.idle(HOST, lane);
+}
+
+const FAULTS: [(fn(&mut World), Cause); 7] = [
+    (consumed_then_slept, Cause::ConsumedThenSlept),
+    (rung_before_publish, Cause::RungBeforePublish),
+    (never_rung, Cause::NeverRung),
+    (ring_failed, Cause::RingFailed),
+    (wrong_doorbell, Cause::WrongDoorbell),
+    (stolen_by_another, Cause::Stolen),
+    (stolen_unseen, Cause::Stolen),
+];
+
+#[test]
+fn each_cause_is_named() {
+    for (number, (fault, cause)) in FAULTS.into_iter().enumerate() {
+        for history in [0, 1, 5, 31, 32, 33, 200] {
+            // See the next test.
+            let ambiguous =
+                history == 0 && cause == Cause::NeverRung || history == 1 && number == 6;
+            let cause = if ambiguous { Cause::Unknown } else { cause };
+            let world = with_history(history, fault);
+            let said: Vec<_> = world
+                .with_state(State::Missed)
+                .iter()
+                .map(|finding| (finding.lane, finding.code, finding.cause))
+                .collect();
+            assert_eq!(
+                said,
+                [(Some(to_peer(0)), Code::MissedWakeup, Some(cause))],
+                "fault {number} after {history} round trips"
+            );
+        }
+    }
+}
+
+#[test]
+fn before_the_first_ring_a_ring_from_before_the_trace_may_be_meant() {
+    let mut world = World::new(1);
+    never_rung(&mut world);
+    world.wait(300 * MS);
+    world.assert_missed(to_peer(0), Code::MissedWakeup, Some(Cause::Unknown));
+}
+
+#[test]
+fn a_take_just_before_the_signal_may_be_of_either() {
+    // Clocks of two CPUs may differ, so the take may have been the token's; only a count that began in quiet tells.
+    let mut world = World::new(1);
+    world.round_trips(0, 1);
+    stolen_unseen(&mut world);
+    world.wait(300 * MS);
+    world.assert_missed(to_peer(0), Code::MissedWakeup, Some(Cause::Unknown));
+
+    let mut world = World::new(1);
+    world.wait(30 * MS);
+    world.round_trips(0, 1);
+    stolen_unseen(&mut world);
+    world.wait(300 * MS);
+    world.assert_missed(to_peer(0), Code::MissedWakeup, Some(Cause::Stolen));
+}
+
+#[test]
+fn the_same_without_the_fault_is_silent() {
+    for history in [0, 1, 33, 200] {
+        with_history(history, |world| {
+            world.send(to_peer(0));
+            world.serve(to_peer(0));
+        })
+        .assert_clean();
+    }
+}
+
+#[test]
+fn without_records_the_cause_is_unknown() {
+    for (fault, _) in FAULTS {
+        let mut world = World::new(2);
+        world.round_trips(0, 3);
+        world.sight.blind = true;
+        // Whatever went on before is a hole in the history.
+        world.lose_records();
+        fault(&mut world);
+        world.lose_records();
+        world.wait(300 * MS);
+        world.assert_missed(to_peer(0), Code::MissedWakeup, Some(Cause::Unknown));
+    }
+}
+
+#[test]
+fn records_lost_at_the_fault_make_the_cause_unknown() {
+    for (fault, _) in FAULTS {
+        let mut world = World::new(2);
+        world.round_trips(0, 3);
+        fault(&mut world);
+        world.lose_records();
+        world.wait(300 * MS);
+        world.assert_missed(to_peer(0), Code::MissedWakeup, Some(Cause::Unknown));
+    }
+}
+
+#[test]
+fn a_finding_comes_within_the_grace_and_some_milliseconds() {
+    for (fault, _) in FAULTS {
+        let mut world = World::new(2);
+        world.round_trips(0, 3);
+        fault(&mut world);
+        let stuck_at = world.now;
+        world.wait(300 * MS);
+        let found = world.with_state(State::Missed)[0].at.0;
+        assert!(
+            found - stuck_at <= 70 * MS,
+            "{} us",
+            (found - stuck_at) / US
+        );
+    }
+}
