@@ -149,8 +149,13 @@ fn send(tally: Tally, pid: u32, base: Fact, process: &mut Process) {
             process.last_doorbell = slot + 1;
             emit::call(tally, &Fact { arg: inode, ..fact }, process, Some(doorbell));
         }
-        // One byte on a socket nobody knows, in a process with a hub: perhaps a doorbell made a moment ago.
-        Fd::Unknown(inode) if participant && base.result == 1 && base.syscall != nr::WRITE => {
+        // One byte on a socket nobody knows, in a process with a hub: perhaps a doorbell made a moment ago; or a failure
+        // on a socket that took a doorbell's place.
+        Fd::Unknown(inode)
+            if participant
+                && (base.result == 1 || base.result < 0 && base.result != -EAGAIN)
+                && base.syscall != nr::WRITE =>
+        {
             emit::call(tally, &Fact { arg: inode, ..fact }, process, None);
         }
         // A doorbell whose fd was closed or taken by something else: the signal is lost, and the daemon remembers

@@ -60,8 +60,6 @@ pub(crate) struct Seen {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
     pub(crate) rings: VecDeque<Ring>,
-    /// Rings that were forgotten since nothing is missing.
-    forgotten: u64,
     pub(crate) takes: VecDeque<Take>,
     pub(crate) events: VecDeque<Event>,
     /// Nothing is missing from here on.
@@ -114,9 +112,6 @@ impl History {
     pub(crate) fn incomplete_until(&mut self, at: Mono) {
         if at > self.complete_since {
             self.complete_since = at;
-            self.forgotten = 0;
-            self.rings.clear();
-            self.takes.clear();
             self.first_seen = None;
             self.before_publish = None;
             self.last_seen = None;

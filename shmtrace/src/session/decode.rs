@@ -1,6 +1,6 @@
 //! From records of the probes to events of the engine.
 
-use shmtrace_common::{FLAG_PROCESS, FLAG_RINGS, Kind, Record};
+use shmtrace_common::{FLAG_PROCESS, FLAG_RINGS, Kind, NO_PEER, Record};
 use shmtrace_engine::{
     HubId, Mono, PeerId, ProcId, SocketInode, Tid,
     input::{Event, EventKind, Indexes, PeerRings},
@@ -62,34 +62,50 @@ pub(crate) fn event(record: &Record, tree: &mut Tree) -> Option<Event> {
     })
 }
 
-/// The socket of a doorbell record. A send on an fd that names no socket any more is ascribed to the one it was.
+/// The socket of a doorbell record. A send that failed on an fd which names no doorbell (any more) is ascribed to the one
+/// that it was.
 fn end(record: &Record, tree: &mut Tree) -> Option<SocketInode> {
     let member = tree.member(record.pid);
-    if record.arg != 0 {
-        if let Some(member) = member
-            && member.socket_of(record.fd) != Some(record.arg)
-        {
-            member.saw_fd(record.fd, record.arg);
-        }
-        return Some(SocketInode(record.arg));
+    let was = member
+        .as_ref()
+        .and_then(|member| member.socket_of(record.fd));
+    let failed = record.result < 0 && record.hub == 0;
+    if record.arg == 0 || failed {
+        return was
+            .or((record.arg != 0).then_some(record.arg))
+            .map(SocketInode);
     }
-    member?.socket_of(record.fd).map(SocketInode)
+    if let Some(member) = member
+        && was != Some(record.arg)
+    {
+        member.saw_fd(record.fd, record.arg);
+    }
+    Some(SocketInode(record.arg))
 }
 
 fn rings(record: &Record) -> Option<PeerRings> {
-    let [to_peer_head, to_peer_tail, to_host_head, to_host_tail] = record.rings;
-    (record.flags & FLAG_RINGS != 0).then_some(PeerRings {
+    let [to_peer, to_host] = indexes(record).filter(|_| record.peer != NO_PEER)?;
+    Some(PeerRings {
         hub: HubId(record.hub),
         peer: PeerId(record.peer),
-        to_peer: Indexes {
+        to_peer,
+        to_host,
+    })
+}
+
+/// The rings that came with a record, to the peer and to the host.
+pub(crate) fn indexes(record: &Record) -> Option<[Indexes; 2]> {
+    let [to_peer_head, to_peer_tail, to_host_head, to_host_tail] = record.rings;
+    (record.flags & FLAG_RINGS != 0).then_some([
+        Indexes {
             head: to_peer_head,
             tail: to_peer_tail,
         },
-        to_host: Indexes {
+        Indexes {
             head: to_host_head,
             tail: to_host_tail,
         },
-    })
+    ])
 }
 
 #[cfg(test)]
@@ -131,6 +147,18 @@ mod tests {
         assert_eq!(end, SocketInode(99));
         assert_eq!(rings.to_peer, Indexes { head: 4, tail: 3 });
         assert_eq!(rings.to_host, Indexes { head: 2, tail: 1 });
+    }
+
+    #[test]
+    fn the_rings_of_a_candidate_are_no_evidence_for_the_engine() {
+        let mut sent = record(Kind::Ring);
+        (sent.flags, sent.peer) = (FLAG_RINGS, NO_PEER);
+        let event = event(&sent, &mut Tree::default()).unwrap();
+        assert!(
+            matches!(event.kind, EventKind::Ring { rings: None, .. }),
+            "{event:?}"
+        );
+        assert_eq!(indexes(&sent).unwrap()[0], Indexes { head: 4, tail: 3 });
     }
 
     #[test]

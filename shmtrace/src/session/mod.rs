@@ -22,7 +22,7 @@ mod tree;
 use std::{io, time::Duration};
 
 use anyhow::Context as _;
-use shmtrace_common::{Kind, Record};
+use shmtrace_common::{Kind, NO_PEER, Record};
 use shmtrace_engine::{
     Mono, Output, ProcId, Request, SocketInode,
     input::{EventKind, Input, Loss, Sample, Topology},
@@ -251,9 +251,11 @@ impl<'a> Session<'a> {
             }
             Some(Kind::Exec) => self.hint(Hint::Execed { pid: record.pid }),
             Some(Kind::Map) => self.hint(Hint::Mapped { pid: record.pid }),
-            Some(Kind::Ring) if record.hub == 0 && record.arg != 0 => {
+            Some(Kind::Ring) if record.peer == NO_PEER && record.arg != 0 => {
+                let socket = SocketInode(record.arg);
+                let rings = decode::indexes(record);
                 self.discovery
-                    .rung(SocketInode(record.arg), record.pid, Mono(record.at));
+                    .rung(socket, record.pid, Mono(record.at), rings);
             }
             _ => {}
         }
