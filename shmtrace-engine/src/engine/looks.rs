@@ -132,6 +132,9 @@ impl Engine {
             lane: Some(id),
         };
         if self.conditions.keys().contains(&broken) {
+            if let Some(lane) = self.lanes.get_mut(&id) {
+                lane.look_at = seen.finished.plus(LOOK_AGAIN_MOST);
+            }
             return;
         }
         // What waits is noted now, so that it is seen if it is overwritten while it waits.
