@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     process, setup,
@@ -14,25 +14,36 @@ pub(crate) fn run() -> Result<()> {
     setup::run()?;
     let probes = workspace::root().join("shmtrace-ebpf");
     let probes_target = workspace::built("lint-probes");
+    // All of them, so that one run shows everything that is wrong.
+    let mut checks = Vec::new();
     for folder in [&workspace::root(), &probes] {
-        process::run(
+        checks.push(process::run(
             workspace::cargo("fmt")
                 .args(["--all", "--check"])
                 .current_dir(folder),
-        )?;
+        ));
     }
-    process::run(
+    checks.push(process::run(
         clippy(&workspace::root())
             .args(["--workspace", "--all-targets"])
             .args(DENY),
-    )?;
+    ));
     // Checked for this machine: clippy of the BPF target would need the other toolchain to have it. The folder's
     // .cargo/config.toml is for the BPF targets only, so nothing of it applies.
-    process::run(
+    checks.push(process::run(
         clippy(&probes)
             .env("CARGO_TARGET_DIR", probes_target)
             .args(DENY),
-    )
+    ));
+    let failed: Vec<String> = checks
+        .into_iter()
+        .filter_map(|check| Some(format!("{:#}", check.err()?)))
+        .collect();
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", failed.join("; "))
+    }
 }
 
 const DENY: [&str; 3] = ["--", "-D", "warnings"];
