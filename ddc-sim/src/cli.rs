@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sim_kit::child;
 use sim_kit::cli::{AfterFault, HostOptions, PluginOptions};
-use sim_kit::host::{self, Planted};
+use sim_kit::run::{self, Planted};
 use sim_kit::theft::{self, ThiefOptions};
 
 use crate::plant::{eat_memory, hog, plant};
@@ -102,6 +102,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
 }
 
 fn run_host(host: Host) -> anyhow::Result<()> {
+    shm_debug::install_sigusr1_handler("ddc-sim").context("preparing to answer SIGUSR1")?;
     let mut options = host.options;
     if host.like_ddc {
         options.plugins = 16;
@@ -125,7 +126,7 @@ fn run_host(host: Host) -> anyhow::Result<()> {
     let mut others = Vec::new();
     let result = start_others(&options, host.hubs, &mut others).and_then(|()| {
         let stress = host.stress.start(options.seed)?;
-        let result = runtime.block_on(host::run::<Wire, _>(
+        let result = runtime.block_on(run::run::<Wire, _>(
             options,
             async move |stage| match fault {
                 Some(spec) => plant(stage, spec).await,

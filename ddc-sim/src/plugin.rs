@@ -24,6 +24,8 @@ type Side = <Wire as Transport>::PluginSide;
 /// Runs until the transport fails or the host ends us.
 pub(crate) fn run(options: &PluginOptions) -> anyhow::Result<()> {
     plugin::adopt_name();
+    let name = std::env::args().next().unwrap_or_default();
+    shm_debug::install_sigusr1_handler(&name).context("preparing to answer SIGUSR1")?;
     options.runtime.build(2)?.block_on(async {
         let endpoint = Wire::open(&options.hub_path, options.peer_id, options.doorbell_fd)?;
         let raw = RawHub::of(&options.hub_path)?;

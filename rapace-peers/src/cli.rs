@@ -2,9 +2,9 @@
 
 use clap::{Args, Parser, Subcommand};
 use sim_kit::cli::{HostOptions, PluginOptions};
-use sim_kit::host::{self, Planted};
 use sim_kit::lane::Transport;
 use sim_kit::plugin;
+use sim_kit::run::{self, Planted};
 use sim_kit::theft::{self, Thief, ThiefOptions};
 
 use crate::steal::{Theft, steal};
@@ -48,7 +48,7 @@ pub fn main<T: Transport>() -> anyhow::Result<()> {
             let runtime = host.options.runtime.build(host.options.workers)?;
             let (theft, thief) = (host.steal_after, host.thief);
             let result =
-                runtime.block_on(host::run::<T, _>(
+                runtime.block_on(run::run::<T, _>(
                     host.options,
                     async move |stage| match theft {
                         Some(theft) => steal(&stage, theft, thief).await,

@@ -4,9 +4,10 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use serde_json::json;
-use sim_kit::host::{Host, Planted};
+use sim_kit::host::Host;
 use sim_kit::lane::{Message, Transport};
 use sim_kit::report::{line, mono_ns};
+use sim_kit::run::Planted;
 use sim_kit::theft::{Thief, steal_from_plugin};
 
 /// When to steal, and from whom.

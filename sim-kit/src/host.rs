@@ -1,26 +1,22 @@
-//! The host of every stand-in: hub, plugins, callers, and an orderly end.
+//! The host of every stand-in: its hub, its plugins, the gates of their seats.
 
 use std::any::Any;
 use std::ffi::OsString;
 use std::fs;
-use std::future::Future;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::OwnedRwLockWriteGuard;
-use tokio::task::JoinSet;
-use tokio::time::Interval;
 
-use crate::calls::{Peer, Plan, Seat, Totals, caller};
+use crate::calls::{Peer, Plan, Seat, Totals};
 use crate::child::{Plugin, end_all, plugin_name};
 use crate::cli::{AfterFault, HostOptions};
-use crate::lane::{Message, Transport};
+use crate::lane::Transport;
 use crate::report::{line, mono_ns};
 
 /// Peers that a hub has room for: as many as the format allows, as `ddc`'s hubs have.
@@ -118,6 +114,8 @@ impl<T: Transport> Host<T> {
         });
         let child = spawned?;
         let pid = child.id();
+        // For hosts that answer SIGUSR1; if it ended already there is nobody to ask.
+        let _ = shm_debug::register_child_pid(pid);
         self.children
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -222,7 +220,7 @@ impl<T: Transport> Host<T> {
     }
 
     /// Ends the plugins and removes the hub file.
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         for seat in &self.seats {
             let peer = seat.peer();
             peer.abandon();
@@ -243,188 +241,4 @@ impl<T: Transport> Host<T> {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-/// Signals that a host listens to.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    progress: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            progress: signal(SignalKind::user_defined2())?,
-        })
-    }
-}
-
-/// How a fault stands when its planter returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planted {
-    /// No fault was asked for.
-    Nothing,
-    /// It is there to stay.
-    Stays,
-    /// It healed; the calls go on to their end.
-    Healed,
-}
-
-/// What ended a run in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Done,
-    Interrupted,
-}
-
-/// Runs a host to its end. `plant` runs beside the calls and returns once the fault is in place for good, or healed.
-/// SIGTERM and SIGINT end the run in order, SIGUSR2 prints the counters.
-pub async fn run<T: Transport, F>(
-    options: HostOptions,
-    plant: impl FnOnce(Arc<Host<T>>) -> F,
-) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<Planted>>,
-{
-    // Before the first plugin starts, so that a signal cannot leave any behind.
-    let signals = Signals::listen().context("listening to signals")?;
-    let host = Arc::new(Host::<T>::start(options)?);
-    let start = Instant::now();
-    let outcome = drive(&host, signals, start, plant(Arc::clone(&host))).await;
-    host.plan.stop.store(true, Ordering::Relaxed);
-    host.report(
-        "done",
-        start.elapsed(),
-        matches!(outcome, Ok(End::Interrupted)),
-    );
-    host.end();
-    outcome?;
-    let wrong = host.totals.mismatched.load(Ordering::Relaxed)
-        + host.totals.unexpected.load(Ordering::Relaxed);
-    if wrong > 0 {
-        bail!("{wrong} answers were not what was asked for");
-    }
-    Ok(())
-}
-
-async fn drive<T: Transport>(
-    host: &Arc<Host<T>>,
-    mut signals: Signals,
-    start: Instant,
-    plant: impl Future<Output = anyhow::Result<Planted>>,
-) -> anyhow::Result<End> {
-    let options = &host.options;
-    let mut plant = std::pin::pin!(plant);
-    let mut planted = None;
-    let mut calls = std::pin::pin!(all_calls(host));
-    let mut calling = true;
-    let mut deadline = options.duration.map(|duration| start + duration);
-    let mut restarts = options
-        .restart_every
-        .map(|every| tokio::time::interval_at((start + every).into(), every));
-    let mut next_restart = 0;
-    loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => return Ok(End::Interrupted),
-            _ = signals.interrupt.recv() => return Ok(End::Interrupted),
-            _ = signals.progress.recv() => host.report("progress", start.elapsed(), false),
-            () = until(deadline) => return Ok(End::Done),
-            result = &mut calls, if calling => {
-                result?;
-                calling = false;
-            }
-            result = &mut plant, if planted.is_none() => {
-                planted = Some(result?);
-                if let (Some(Planted::Stays), Some(hold)) = (planted, options.fault_hold) {
-                    deadline = Some(Instant::now() + hold);
-                }
-            }
-            () = tick(&mut restarts) => {
-                if !restart_next(host, &mut next_restart) {
-                    restarts = None;
-                }
-            }
-        }
-        if !calling && !host.planting.load(Ordering::Relaxed) {
-            match planted {
-                Some(Planted::Nothing | Planted::Healed) => return Ok(End::Done),
-                Some(Planted::Stays) => {}
-                // A fault whose moment never came is a wrong command line, and must not look like a hang.
-                None => bail!(
-                    "calls ended before the fault's moment came: ask for more calls or an earlier moment"
-                ),
-            }
-        }
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn tick(interval: &mut Option<Interval>) {
-    match interval {
-        Some(interval) => drop(interval.tick().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Restarts the next plugin in turn; false when the hub has no room for another peer.
-fn restart_next<T: Transport>(host: &Host<T>, next: &mut usize) -> bool {
-    let Some(seat) = host.seats.get(*next % host.seats.len().max(1)) else {
-        return false;
-    };
-    *next += 1;
-    match host.restart_plugin(seat) {
-        Ok(()) => true,
-        Err(error) => {
-            line(&json!({"event": "restarts-ended", "reason": format!("{error:#}")}));
-            false
-        }
-    }
-}
-
-/// Greets every plugin, says `ready`, and makes the calls.
-async fn all_calls<T: Transport>(host: &Host<T>) -> anyhow::Result<()> {
-    for seat in &host.seats {
-        let peer = seat.peer();
-        let greeting = Message {
-            id: host.totals.next_id(),
-            channel: 1,
-            method: 0,
-            payload: b"hello".to_vec(),
-        };
-        tokio::time::timeout(Duration::from_secs(20), peer.call(greeting))
-            .await
-            .with_context(|| {
-                format!(
-                    "{} (peer {}) did not answer its first call in 20 s",
-                    peer.name, peer.id
-                )
-            })?
-            .with_context(|| format!("greeting {} (peer {})", peer.name, peer.id))?;
-    }
-    line(&json!({"event": "ready", "pid": std::process::id(), "mono_ns": mono_ns()}));
-    tokio::time::sleep(host.options.start_delay).await;
-    let mut callers = JoinSet::new();
-    for seat in &host.seats {
-        for number in 0..u32::from(host.options.in_flight) {
-            callers.spawn(caller(
-                Arc::clone(seat),
-                number,
-                Arc::clone(&host.plan),
-                Arc::clone(&host.totals),
-            ));
-        }
-    }
-    while let Some(ended) = callers.join_next().await {
-        ended.context("a caller ended badly")?;
-    }
-    Ok(())
 }

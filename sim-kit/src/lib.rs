@@ -4,6 +4,8 @@
 //! a request on one lane, the answer on the other. This crate has the parts of it that do not depend on the transport:
 //!
 //! * [`lane`]: what a transport must offer to be driven;
+//! * [`host`], [`run`]: the host's hub and plugins, and a run of it from the first call to an orderly end;
+//! * [`plugin`]: the other side;
 //! * [`calls`]: the callers, the gates that hold them back while a fault is planted, and the counters;
 //! * [`child`]: starting a plugin, and ending it for certain;
 //! * [`look`]: what `/proc` says about a process, to plant a fault only in the state that it needs;
@@ -21,6 +23,7 @@ pub mod lane;
 pub mod look;
 pub mod plugin;
 pub mod report;
+pub mod run;
 pub mod stage;
 pub mod theft;
 pub mod thief;

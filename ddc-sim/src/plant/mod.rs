@@ -11,10 +11,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 use sim_kit::calls::Peer;
-use sim_kit::host::{Host, Planted};
+use sim_kit::host::Host;
 use sim_kit::lane::{Message, Transport};
 use sim_kit::look;
 use sim_kit::report::{line, mono_ns};
+use sim_kit::run::Planted;
 use sim_kit::traffic::Dice;
 use tokio::sync::oneshot;
 
