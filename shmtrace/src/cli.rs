@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -43,8 +43,20 @@ enum Command {
     Dump(commands::dump::Dump),
     /// Show a hub file: header, peers, rings, slots, who maps it, and whether it holds together
     Inspect(commands::inspect::Inspect),
+    /// Start a command under a memory limit and trace it from its first instruction
+    Run(commands::run::Run),
     /// End exactly a process tree, then remove the hub files that nobody maps any more
     Kill(commands::kill::Kill),
+    /// Can it run here: kernel, rights, probes, limits; each "no" with its remedy
+    Doctor(commands::doctor::Doctor),
+    /// What a finding means, and what to look at
+    Explain(commands::explain::Explain),
+    /// Print the completion script of a shell
+    Completions(commands::shell::Completions),
+    /// Print the manual page, or write all of them
+    Man(commands::shell::Man),
+    /// Print the JSON Schema of --format json
+    Schema(commands::shell::Schema),
 }
 
 /// Which trees: `--pid-tree PID...`, as `$(pgrep ddc)` yields them.
@@ -120,7 +132,13 @@ impl Cli {
             Some(Command::Replay(replay)) => replay.run(),
             Some(Command::Dump(dump)) => dump.run(),
             Some(Command::Inspect(inspect)) => inspect.run(),
+            Some(Command::Run(run)) => run.run(),
             Some(Command::Kill(kill)) => kill.run(),
+            Some(Command::Doctor(doctor)) => doctor.run(),
+            Some(Command::Explain(explain)) => explain.run(),
+            Some(Command::Completions(completions)) => completions.run(Self::command()),
+            Some(Command::Man(man)) => man.run(Self::command()),
+            Some(Command::Schema(schema)) => schema.run(),
             None => self.watch.run(),
         }
     }

@@ -1,7 +1,11 @@
 //! One module per command: its arguments and what it does.
 
+pub mod doctor;
 pub mod dump;
+pub mod explain;
 pub mod inspect;
 pub mod kill;
 pub mod record;
+pub mod run;
+pub mod shell;
 pub mod watch;

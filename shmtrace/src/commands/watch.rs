@@ -194,6 +194,11 @@ pub(crate) fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
 }
 
 impl Tracing {
+    /// Findings only.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// The session's settings for these roots.
     pub(crate) fn options(&self, roots: Vec<u32>) -> Options {
         let mut fail_on = FailOn::default();

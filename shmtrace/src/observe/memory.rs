@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -17,18 +17,39 @@ const MAX_DEPTH: usize = 64;
 
 /// Which hierarchy the memory controller is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+pub(crate) enum Version {
     One,
     Two,
 }
 
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::One => "cgroup v1",
+            Self::Two => "cgroup v2",
+        })
+    }
+}
+
 /// A mounted hierarchy that may have the memory controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Hierarchy {
-    version: Version,
+pub(crate) struct Hierarchy {
+    pub(crate) version: Version,
     /// The cgroup that is mounted, usually `/`.
     root: String,
-    mount: PathBuf,
+    pub(crate) mount: PathBuf,
+}
+
+impl Hierarchy {
+    /// The folder of a cgroup; `None` if it lies outside of what is mounted.
+    pub(crate) fn folder(&self, path: &str) -> Option<PathBuf> {
+        let below = if self.root == "/" {
+            path
+        } else {
+            path.strip_prefix(&self.root)?
+        };
+        Some(self.mount.join(below.trim_start_matches('/')))
+    }
 }
 
 /// See [`Observer::memory`](super::Observer::memory).
@@ -61,7 +82,7 @@ pub(super) fn observe(pids: &[u32]) -> Vec<MemoryObservation> {
 }
 
 /// Lines of mountinfo: `id parent major:minor root mount options [tags] - type source options`.
-fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
+pub(crate) fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
     mounts
         .lines()
         .filter_map(|line| {
@@ -86,41 +107,38 @@ fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
 }
 
 /// The process's cgroup in the hierarchy that has the memory controller: v1 if it is mounted there, else v2.
-fn memory_cgroup<'a>(
+pub(crate) fn memory_cgroup<'a>(
     hierarchies: &'a [Hierarchy],
     cgroups: &str,
 ) -> Option<(&'a Hierarchy, String)> {
-    let path_in = |version: Version| {
-        cgroups.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':');
-            let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-            let right = match version {
-                Version::One => controllers
-                    .split(',')
-                    .any(|controller| controller == "memory"),
-                Version::Two => number == "0" && controllers.is_empty(),
-            };
-            right.then(|| path.to_owned())
-        })
-    };
     [Version::One, Version::Two]
         .into_iter()
         .find_map(|version| {
             let hierarchy = hierarchies
                 .iter()
                 .find(|hierarchy| hierarchy.version == version)?;
-            Some((hierarchy, path_in(version)?))
+            Some((hierarchy, path_in(version, cgroups)?))
         })
+}
+
+/// The process's cgroup in the hierarchy of this version, if that may have the memory controller.
+pub(crate) fn path_in(version: Version, cgroups: &str) -> Option<String> {
+    cgroups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let right = match version {
+            Version::One => controllers
+                .split(',')
+                .any(|controller| controller == "memory"),
+            Version::Two => number == "0" && controllers.is_empty(),
+        };
+        right.then(|| path.to_owned())
+    })
 }
 
 /// The limit closest to its use from the cgroup up to the mounted root; the cgroup itself if there is none.
 fn tightest(hierarchy: &Hierarchy, path: &str) -> Option<MemoryObservation> {
-    let below = if hierarchy.root == "/" {
-        path
-    } else {
-        path.strip_prefix(&hierarchy.root)?
-    };
-    let own = hierarchy.mount.join(below.trim_start_matches('/'));
+    let own = hierarchy.folder(path)?;
     let levels = own
         .ancestors()
         .take_while(|level| level.starts_with(&hierarchy.mount))
@@ -183,7 +201,7 @@ fn read(hierarchy: &Hierarchy, level: &Path) -> Option<MemoryObservation> {
 }
 
 /// The number behind a word of a file of `word number` lines.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         line.strip_prefix(name)?
             .strip_prefix(' ')?

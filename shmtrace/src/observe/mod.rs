@@ -6,7 +6,7 @@
 mod calls;
 mod hub;
 mod lane;
-mod memory;
+pub(crate) mod memory;
 
 use std::collections::BTreeMap;
 

@@ -56,6 +56,11 @@ pub enum ProbeError {
     },
 }
 
+/// Whether this program was built with a toolchain for the probes.
+pub fn are_built_in() -> bool {
+    !OBJECT.is_empty()
+}
+
 /// Loaded and attached probes. Dropping them detaches.
 pub struct Probes {
     // Holds programs and links; dropped last, it closes them.

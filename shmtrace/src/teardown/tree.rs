@@ -146,12 +146,24 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Everything whose parent ended is given to this process (`PR_SET_CHILD_SUBREAPER`) and belongs to the tree from
-    /// now on. Only right for a process whose descendants are the tree and nothing else.
-    pub fn adopt_orphans(&mut self) -> io::Result<()> {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        self.orphans_are_ours = true;
-        Ok(())
+    /// Gives everything below this process whose parent ends to this process, instead of to init.
+    pub fn adopt_orphans() -> io::Result<()> {
+        Ok(rustix::process::set_child_subreaper(Some(
+            rustix::process::getpid(),
+        ))?)
+    }
+
+    /// Everything below this process. After [`adopt_orphans`](Self::adopt_orphans) nothing can escape from it.
+    pub fn below_this_process() -> Result<Self, TeardownError> {
+        let mut tree = Self {
+            roots: Vec::new(),
+            members: BTreeMap::new(),
+            replaced: Vec::new(),
+            began: newest_start(),
+            orphans_are_ours: true,
+        };
+        tree.find_all()?;
+        Ok(tree)
     }
 
     /// Its processes as far as they are known, by pid.
@@ -274,7 +286,7 @@ impl Tree {
     /// The depth of a child of `parent`, if that makes it a member.
     fn depth_below(&self, parent: u32) -> Option<usize> {
         if self.orphans_are_ours && parent == std::process::id() {
-            return Some(1);
+            return Some(0);
         }
         self.members
             .get(&parent)

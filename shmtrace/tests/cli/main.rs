@@ -1,4 +1,6 @@
 //! The commands beside `watch`, as somebody at a terminal or a script uses them.
 
 mod kill;
+mod pages;
+mod run;
 mod support;

@@ -1,0 +1,384 @@
+//! The checks, from the ground up: kernel, rights, then what tracing really does.
+
+use std::{fs, io, path::Path};
+
+#[cfg(test)]
+use super::Answer;
+use super::Check;
+use crate::{
+    hub::HubReader,
+    launch,
+    probes::{self, ProbeError, Probes},
+    process::Process,
+    sock::DiagSocket,
+};
+
+/// The oldest kernel that has what the probes need.
+const OLDEST: (u32, u32) = (5, 10);
+/// Inode numbers of the initial namespaces, fixed in the kernel's `proc_ns.h`.
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Capabilities by number, with what they are for.
+const CAPABILITIES: [(u32, &str, &str); 5] = [
+    (39, "CAP_BPF", "loading the probes"),
+    (38, "CAP_PERFMON", "attaching the probes"),
+    (
+        19,
+        "CAP_SYS_PTRACE",
+        "looking into processes of other users",
+    ),
+    (
+        40,
+        "CAP_CHECKPOINT_RESTORE",
+        "opening hubs whose name is gone or was replaced",
+    ),
+    (
+        21,
+        "CAP_SYS_ADMIN",
+        "entering namespaces, and everything above on kernels before 5.9",
+    ),
+];
+
+/// All of them, in the order in which they are to be read.
+pub(super) fn all() -> Vec<Check> {
+    vec![
+        built_with_probes(),
+        kernel(),
+        type_information(),
+        lockdown(),
+        capabilities(),
+        pid_namespace(),
+        load_and_attach(),
+        own_process(),
+        doorbell_queues(),
+        copies_of_fds(),
+        mapped_files(),
+        tracefs(),
+        sampling(),
+        memory_limit(),
+        hubs(),
+    ]
+}
+
+fn built_with_probes() -> Check {
+    const NAME: &str = "probes built in";
+    if probes::are_built_in() {
+        return Check::yes(NAME, format!("shmtrace {}", env!("CARGO_PKG_VERSION")));
+    }
+    let remedy = "run `cargo xtask setup`, then `cargo xtask build`";
+    Check::no(
+        NAME,
+        "this shmtrace was built without a BPF toolchain",
+        remedy,
+    )
+}
+
+fn kernel() -> Check {
+    const NAME: &str = "kernel";
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    match version_of(&release) {
+        Some(version) if version < OLDEST => Check::no(
+            NAME,
+            release,
+            format!("boot a kernel from {}.{}", OLDEST.0, OLDEST.1),
+        ),
+        Some(_) => Check::yes(NAME, release),
+        None => Check::limited(
+            NAME,
+            format!("release {release:?} is no version"),
+            "see `uname -r`",
+        ),
+    }
+}
+
+/// The first two numbers of a release such as `6.1.0-18-amd64`.
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn type_information() -> Check {
+    const NAME: &str = "type information";
+    const FILE: &str = "/sys/kernel/btf/vmlinux";
+    match fs::metadata(FILE) {
+        Ok(metadata) => Check::yes(NAME, format!("{FILE}, {} KiB", metadata.len() / 1024)),
+        Err(error) => Check::no(
+            NAME,
+            format!("{FILE}: {error}"),
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as distributions have from 5.10; in a container, mount /sys",
+        ),
+    }
+}
+
+fn lockdown() -> Check {
+    const NAME: &str = "lockdown";
+    let state = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let chosen = state
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map(|(name, _)| name);
+    match chosen {
+        Some("confidentiality") => Check::no(
+            NAME,
+            "confidentiality: probes may not read memory",
+            "boot with lockdown=integrity, or without lockdown",
+        ),
+        Some(name) => Check::yes(NAME, name),
+        None => Check::yes(NAME, "none"),
+    }
+}
+
+fn capabilities() -> Check {
+    const NAME: &str = "rights";
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |number: u32| effective & (1 << number) != 0;
+    let missing: Vec<String> = CAPABILITIES
+        .iter()
+        .filter(|(number, ..)| !has(*number))
+        .map(|(_, name, what)| format!("{name} ({what})"))
+        .collect();
+    let who = if rustix::process::geteuid().is_root() {
+        "root"
+    } else {
+        "not root"
+    };
+    if missing.is_empty() {
+        return Check::yes(NAME, who);
+    }
+    let detail = format!("{who}, without {}", missing.join(", "));
+    let administrator = has(21);
+    if (has(39) && has(38) || administrator) && has(19) {
+        return Check::limited(NAME, detail, "run it with sudo for all of that");
+    }
+    let remedy = if who == "root" {
+        "this root lacks rights, as in a container: start that with --privileged, or run shmtrace outside of it"
+    } else {
+        "run it with sudo"
+    };
+    Check::no(NAME, detail, remedy)
+}
+
+fn pid_namespace() -> Check {
+    const NAME: &str = "pid namespace";
+    match fs::read_link("/proc/self/ns/pid") {
+        Ok(link) if link == Path::new(INITIAL_PID_NAMESPACE) => Check::yes(NAME, "the initial one"),
+        Ok(link) => Check::no(
+            NAME,
+            format!(
+                "{} is not the initial one: the probes see other pids than this process",
+                link.display()
+            ),
+            "run shmtrace on the host, or in a container with --pid=host",
+        ),
+        Err(error) => Check::no(NAME, format!("/proc/self/ns/pid: {error}"), "mount /proc"),
+    }
+}
+
+/// The proof: everything that a watch does before it watches somebody.
+fn load_and_attach() -> Check {
+    const NAME: &str = "load and attach";
+    match Probes::attach(probes::DEFAULT_RING_BYTES) {
+        Ok(probes) => {
+            drop(probes);
+            Check::yes(NAME, "all probes, and detached again")
+        }
+        Err(error) => {
+            let remedy = match &error {
+                ProbeError::NotBuilt => "see above",
+                ProbeError::NotPermitted(_) => "run it with sudo",
+                ProbeError::Unsupported { remedy, .. } => remedy,
+                ProbeError::Failed { .. } => {
+                    "please report this, with the output of `RUST_LOG=debug shmtrace doctor`"
+                }
+            };
+            let remedy = remedy.to_owned();
+            let detail = format!("{:#}", anyhow::Error::from(error));
+            Check::no(NAME, detail, remedy)
+        }
+    }
+}
+
+/// Threads, their states and run counts are what a verdict rests on.
+fn own_process() -> Check {
+    const NAME: &str = "/proc";
+    let process = match Process::open(std::process::id()) {
+        Ok(process) => process,
+        Err(error) => return Check::no(NAME, format!("/proc/self: {error}"), "mount /proc"),
+    };
+    let tids = process.tids().unwrap_or_default();
+    let counted = tids
+        .first()
+        .is_some_and(|tid| process.runs(*tid, &mut Vec::new()).is_some());
+    if !counted {
+        return Check::no(
+            NAME,
+            "no run counts in /proc/PID/task/TID/schedstat",
+            "boot a kernel with CONFIG_SCHED_INFO=y, as all distributions have",
+        );
+    }
+    let hidden = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| {
+        mounts
+            .lines()
+            .any(|line| line.contains(" /proc ") && line.contains("hidepid="))
+    });
+    if hidden && !rustix::process::geteuid().is_root() {
+        return Check::limited(
+            NAME,
+            "hidepid: other users' processes are hidden",
+            "run it with sudo",
+        );
+    }
+    match fs::read_to_string("/proc/self/syscall") {
+        Ok(_) => Check::yes(NAME, "states, system calls and run counts of threads"),
+        Err(error) => Check::no(
+            NAME,
+            format!("/proc/PID/syscall: {error}"),
+            "run it with sudo; if that does not help, boot a kernel with CONFIG_HAVE_ARCH_TRACEHOOK=y",
+        ),
+    }
+}
+
+fn doorbell_queues() -> Check {
+    const NAME: &str = "doorbell queues";
+    match DiagSocket::open() {
+        Ok(_) => Check::yes(NAME, "unix_diag"),
+        Err(error) => Check::limited(
+            NAME,
+            format!("no unix_diag ({error}): queues are read through copied fds, which is slower"),
+            "modprobe unix_diag",
+        ),
+    }
+}
+
+fn copies_of_fds() -> Check {
+    const NAME: &str = "copies of fds";
+    // SAFETY: the call takes plain numbers, and these name nothing.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, -1, -1, 0) };
+    let error = io::Error::last_os_error();
+    if result < 0 && error.raw_os_error() == Some(libc::ENOSYS) {
+        return Check::limited(
+            NAME,
+            "no pidfd_getfd: `nudge` does not work",
+            "boot a kernel from 5.6",
+        );
+    }
+    Check::yes(NAME, "pidfd_getfd")
+}
+
+fn mapped_files() -> Check {
+    const NAME: &str = "mapped files";
+    let first =
+        fs::read_dir("/proc/self/map_files").and_then(|mut entries| entries.next().transpose());
+    let opened = first.and_then(|entry| match entry {
+        Some(entry) => fs::File::open(entry.path()).map(drop),
+        None => Err(io::ErrorKind::NotFound.into()),
+    });
+    match opened {
+        Ok(()) => Check::yes(NAME, "/proc/PID/map_files"),
+        Err(error) => Check::limited(
+            NAME,
+            format!("/proc/PID/map_files: {error}: a hub whose name is gone cannot be read"),
+            "run it with sudo",
+        ),
+    }
+}
+
+fn tracefs() -> Check {
+    const NAME: &str = "tracefs";
+    if Path::new("/sys/kernel/tracing/events/sched").is_dir() {
+        return Check::yes(NAME, "/sys/kernel/tracing");
+    }
+    Check::limited(
+        NAME,
+        "not mounted; tracing does not need it, but other tools do",
+        "mount -t tracefs tracefs /sys/kernel/tracing",
+    )
+}
+
+fn sampling() -> Check {
+    const NAME: &str = "sampling";
+    match crate::profile::can_sample() {
+        Ok(()) => Check::yes(NAME, "perf_event_open, for `profile`"),
+        Err(error) => Check::limited(
+            NAME,
+            format!("perf_event_open: {error}: `profile` does not work"),
+            "run it with sudo, or set kernel.perf_event_paranoid to 1 or less",
+        ),
+    }
+}
+
+fn memory_limit() -> Check {
+    const NAME: &str = "memory limit";
+    let ways = launch::ways();
+    if let Some(way) = ways.iter().find_map(|way| way.as_ref().ok()) {
+        return Check::yes(NAME, format!("`run` can limit by {way}"));
+    }
+    let why: Vec<&str> = ways
+        .iter()
+        .filter_map(|way| way.as_ref().err())
+        .map(String::as_str)
+        .collect();
+    Check::limited(
+        NAME,
+        format!("`run` cannot limit memory: {}", why.join("; ")),
+        "run it with sudo, or with `run --memory-max none`",
+    )
+}
+
+/// Hubs that are there now: the only thing that a program of another version would show.
+fn hubs() -> Check {
+    const NAME: &str = "hub version";
+    let entries = fs::read_dir("/tmp").into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("dodeca-hub-") && name.ends_with(".shm")
+    });
+    let mut good = 0;
+    for path in paths {
+        match HubReader::open_path(&path) {
+            Ok(_) => good += 1,
+            Err(error) => {
+                return Check::limited(
+                    NAME,
+                    error.to_string(),
+                    "see `shmtrace inspect` for that file",
+                );
+            }
+        }
+    }
+    Check::yes(
+        NAME,
+        format!("reads version 1.x; {good} such hubs in /tmp now"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_kernels_write_them() {
+        assert_eq!(version_of("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version_of("5.10.0"), Some((5, 10)));
+        assert_eq!(version_of("6.18.44-fc-v669"), Some((6, 18)));
+        assert_eq!(version_of("unknown"), None);
+    }
+
+    #[test]
+    fn every_no_has_a_remedy() {
+        for check in all() {
+            assert_eq!(
+                check.remedy.is_none(),
+                check.answer == Answer::Yes,
+                "{check:?}"
+            );
+        }
+    }
+}

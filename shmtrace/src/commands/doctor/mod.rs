@@ -1,0 +1,130 @@
+//! `shmtrace doctor`: can it run here, and if not, what is to be done.
+
+mod checks;
+
+use std::io::Write;
+
+use owo_colors::OwoColorize as _;
+use serde::Serialize;
+
+use crate::exit::Exit;
+
+/// Arguments of `doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Print one JSON object instead of a table
+    #[arg(long, env = "SHMTRACE_JSON")]
+    json: bool,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    /// All is well.
+    Yes,
+    /// Tracing works without it; something else does not.
+    Limited,
+    /// Tracing does not work.
+    No,
+}
+
+/// One check and its outcome.
+#[derive(Debug, Clone, Serialize)]
+struct Check {
+    /// What was looked at.
+    name: &'static str,
+    answer: Answer,
+    /// What was found.
+    detail: String,
+    /// What to do; only if the answer is not yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+/// All of it, for scripts.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    version: &'static str,
+    kernel: String,
+    can_trace: bool,
+    checks: &'a [Check],
+}
+
+impl Doctor {
+    /// Looks at everything and says what it found.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let checks = checks::all();
+        let can_trace = checks.iter().all(|check| check.answer != Answer::No);
+        let mut out = anstream::stdout().lock();
+        if self.json {
+            let kernel = rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned();
+            let report = Report {
+                version: env!("CARGO_PKG_VERSION"),
+                kernel,
+                can_trace,
+                checks: &checks,
+            };
+            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        } else {
+            write_table(&checks, can_trace, &mut out)?;
+        }
+        Ok(if can_trace {
+            Exit::Clean
+        } else {
+            Exit::NotPermitted
+        })
+    }
+}
+
+fn write_table(checks: &[Check], can_trace: bool, out: &mut impl Write) -> std::io::Result<()> {
+    for check in checks {
+        let answer = match check.answer {
+            Answer::Yes => "yes    ".green().to_string(),
+            Answer::Limited => "limited".yellow().to_string(),
+            Answer::No => "no     ".red().bold().to_string(),
+        };
+        writeln!(out, "{answer}  {:<18} {}", check.name, check.detail)?;
+        if let Some(remedy) = &check.remedy {
+            writeln!(out, "{:29}remedy: {remedy}", "")?;
+        }
+    }
+    let verdict = if can_trace {
+        "shmtrace can trace here"
+    } else {
+        "shmtrace cannot trace here"
+    };
+    writeln!(out, "{verdict}")
+}
+
+impl Check {
+    fn yes(name: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            answer: Answer::Yes,
+            detail: detail.into(),
+            remedy: None,
+        }
+    }
+
+    fn limited(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            name,
+            answer: Answer::Limited,
+            detail: detail.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    fn no(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            name,
+            answer: Answer::No,
+            detail: detail.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+}
