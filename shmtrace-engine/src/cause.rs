@@ -172,7 +172,8 @@ fn unannounced(case: &Case<'_>) -> Verdict {
     Verdict { cause, culprit }
 }
 
-fn unknown() -> Verdict {
+/// The answer where anything is missing.
+pub(crate) fn unknown() -> Verdict {
     Verdict {
         cause: Cause::Unknown,
         culprit: None,

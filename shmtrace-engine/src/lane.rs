@@ -5,12 +5,16 @@ use crate::{
     history::History,
     ids::{Mono, SocketInode},
     input::{Indexes, LaneObservation},
+    servers::Service,
 };
 
 /// A lane with its history.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lane {
     pub(crate) history: History,
+    pub(crate) service: Service,
+    /// When the indexes were last looked at.
+    pub(crate) sampled_at: Mono,
     pub(crate) ring: Option<Indexes>,
     pub(crate) capacity: u32,
     /// Since when head and tail are as they are.

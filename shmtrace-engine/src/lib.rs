@@ -15,6 +15,7 @@ mod hubs;
 mod ids;
 pub mod input;
 mod lane;
+mod servers;
 mod stuck;
 
 pub use config::{Config, Summary};

@@ -2,8 +2,13 @@
 
 use crate::{
     finding::Code,
+    ids::Tid,
     input::{LaneObservation, ThreadObservation, WaitsFor},
 };
+
+/// From publish to ring is a matter of a microsecond on a CPU: a thread that was given one this often has rung, unless it
+/// had nothing to ring for.
+const TURNS: u64 = 3;
 
 /// What an observation shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,12 +23,13 @@ pub(crate) enum Shown {
 
 /// Judges an observation.
 ///
-/// `earlier` is an observation of the same head, from before; `announced` says that the records show a ring call which
-/// covers the head.
+/// `earlier` is an observation of the same head, from before; `announced` are the threads with a ring call on record that
+/// covers the head; `bystander` says which threads of the consumer have nothing to do with the lane.
 pub(crate) fn shown(
     now: &LaneObservation,
     earlier: Option<&LaneObservation>,
-    announced: bool,
+    announced: &[Tid],
+    bystander: &dyn Fn(&ThreadObservation) -> bool,
 ) -> Shown {
     if !now.hub_intact {
         return Shown::Unseen(
@@ -45,7 +51,18 @@ pub(crate) fn shown(
             "the consumer's process is not known or cannot be looked into".to_owned(),
         );
     }
-    if !consumer.threads.iter().all(is_asleep) || !past_ringing(now, earlier, announced) {
+    let producer = &now.producer;
+    let gone = producer.proc.is_some() && !producer.alive;
+    if producer.threads.is_empty() && !gone && announced.is_empty() {
+        return Shown::Unseen(
+            "the producer's process is not known or cannot be looked into".to_owned(),
+        );
+    }
+    let asleep = |thread: &ThreadObservation| is_asleep(thread) || bystander(thread);
+    if !consumer.threads.iter().all(asleep) {
+        return Shown::Moving;
+    }
+    if !gone && !past_ringing(now, earlier, announced) {
         return Shown::Moving;
     }
     let Some(token) = now.token else {
@@ -86,31 +103,52 @@ fn is_listening(thread: &ThreadObservation) -> bool {
 }
 
 /// No wakeup is still to come: whoever published is past its ring call, asleep or dead.
-fn past_ringing(now: &LaneObservation, earlier: Option<&LaneObservation>, announced: bool) -> bool {
-    if announced || (now.producer.proc.is_some() && !now.producer.alive) {
-        return true;
-    }
+///
+/// Which thread published is not known, so it must be so for every one of them.
+fn past_ringing(
+    now: &LaneObservation,
+    earlier: Option<&LaneObservation>,
+    announced: &[Tid],
+) -> bool {
     now.producer.threads.iter().all(|thread| {
-        is_asleep(thread)
-            || earlier.is_some_and(|earlier| {
-                // It gave up the CPU by itself since the head was first seen.
-                let then = earlier
-                    .producer
-                    .threads
-                    .iter()
-                    .find(|then| then.tid == thread.tid);
-                then.is_some_and(|then| thread.sleeps > then.sleeps)
-            })
+        if is_asleep(thread) || announced.contains(&thread.tid) {
+            return true;
+        }
+        let then = earlier.and_then(|earlier| {
+            let threads = &earlier.producer.threads;
+            threads.iter().find(|then| then.tid == thread.tid)
+        });
+        // A stop is counted as a sleep too.
+        let stopped = |thread: &ThreadObservation| matches!(thread.state, 'T' | 't');
+        then.is_some_and(|then| {
+            if stopped(then) || stopped(thread) {
+                return false;
+            }
+            // It gave up the CPU by itself since the head was first seen; or another thread announced the head, and
+            // this one was given a CPU so often that it would have rung as well.
+            let slept = thread.sleeps > then.sleeps;
+            let ran = then
+                .runs
+                .zip(thread.runs)
+                .is_some_and(|(then, now)| now >= then + TURNS);
+            slept || (ran && !announced.is_empty())
+        })
     })
 }
 
-/// Whether no thread of the consumer ran between two observations; `None` if that cannot be told.
-pub(crate) fn slept_between(then: &LaneObservation, now: &LaneObservation) -> Option<bool> {
-    if then.consumer.threads.len() != now.consumer.threads.len() {
+/// Whether no thread of the consumer but bystanders ran between two observations; `None` if that cannot be told.
+pub(crate) fn slept_between(
+    then: &LaneObservation,
+    now: &LaneObservation,
+    bystander: &dyn Fn(&ThreadObservation) -> bool,
+) -> Option<bool> {
+    let serving = |thread: &&ThreadObservation| !bystander(thread);
+    let number = |seen: &LaneObservation| seen.consumer.threads.iter().filter(serving).count();
+    if number(then) != number(now) {
         return Some(false);
     }
     let mut all = true;
-    for thread in &now.consumer.threads {
+    for thread in now.consumer.threads.iter().filter(serving) {
         let Some(before) = then
             .consumer
             .threads

@@ -108,10 +108,6 @@ impl Engine {
 
     pub(super) fn exited(&mut self, proc: ProcId, at: Mono) {
         self.now = self.now.max(at);
-        self.dead.insert(proc);
-        if self.dead.len() > 4096 {
-            self.dead.pop_first();
-        }
         let concerned: Vec<(HubId, PeerId)> = self
             .peers
             .iter()
@@ -211,6 +207,8 @@ impl Engine {
                     lane.history.seen(event.at, of(rings, ends.takes.direction));
                 }
                 if *result > 0 {
+                    self.servers.saw(event.proc, event.tid);
+                    lane.service.took(event.tid);
                     lane.history.took(Take {
                         at: event.at,
                         proc: event.proc,
@@ -232,17 +230,24 @@ impl Engine {
                     if let Some(lane) = self.lanes.get_mut(&id) {
                         lane.history.seen(event.at, of(rings, direction));
                         if consumer == Some(event.proc) {
+                            lane.service
+                                .slept(event.tid, of(rings, direction).is_empty());
                             lane.history.event(event);
                         }
                     }
                 }
             }
+            EventKind::Wake { .. } => self.servers.saw(event.proc, event.tid),
             _ => {}
         }
     }
 
     pub(super) fn sample(&mut self, sample: &Sample) {
         let lane = self.lanes.entry(sample.lane).or_default();
+        if sample.at < lane.sampled_at {
+            return; // older than what is known
+        }
+        lane.sampled_at = sample.at;
         lane.history.seen(sample.at, sample.ring);
         lane.capacity = sample.capacity;
         let before = lane.ring.replace(sample.ring);

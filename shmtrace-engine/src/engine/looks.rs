@@ -1,18 +1,16 @@
 //! Looking at lanes: when, and what follows from what is seen.
 
-use std::cmp::Reverse;
-
 use super::{
     Engine, HEALED_WAIT, Healed, LOOK_LOST,
     findings::{evidence, woken_by},
 };
 use crate::{
-    Cause, Code, LaneId, Output, Request, State, cause,
+    Cause, Code, LaneId, Mono, Output, Request, State, Tid, cause,
     condition::Key,
     explain::sentence,
     history::Ring,
-    input::{Indexes, LaneObservation, Sample},
-    lane::{Open, Suspicion},
+    input::{Indexes, LaneObservation, Sample, ThreadObservation},
+    lane::{Lane, Open, Suspicion},
     stuck::{self, Shown},
 };
 
@@ -22,6 +20,8 @@ const LOOK_AGAIN: u64 = 5_000_000;
 const LOOK_AGAIN_MOST: u64 = 160_000_000;
 /// What cannot be seen for this long is said, ns.
 const UNSEEN: u64 = 1_000_000_000;
+/// A proof waits this long for records that may tell the cause, ns.
+const RECORDS_WAIT: u64 = 100_000_000;
 /// A consumer that runs from time to time (a heartbeat) and leaves its entries each time never shows one long sleep.
 /// After this many such runs, and as many graces, the lane is as stuck as if it had slept.
 const RESTARTS: u32 = 20;
@@ -62,18 +62,21 @@ impl Engine {
         if lane.open.is_some() {
             return;
         }
-        let announced = lane
+        let covering = lane
             .history
             .rings
-            .back()
-            .is_some_and(|ring| ring.head.is_some_and(|head| head >= seen.after.head));
-        match stuck::shown(&seen, lane.baseline.as_deref(), announced) {
+            .iter()
+            .filter(|ring| ring.head.is_some_and(|head| head >= seen.after.head));
+        let announced: Vec<Tid> = covering.map(|ring| ring.tid).collect();
+        let bystanders = self.servers.bystanders(&seen.consumer, lane.service);
+        let bystander = |thread: &ThreadObservation| bystanders.contains(&thread.tid);
+        match stuck::shown(&seen, lane.baseline.as_deref(), &announced, &bystander) {
             Shown::Moving => {
                 self.starving(id, &seen);
                 self.healthy(id, seen);
             }
             Shown::Unseen(why) => self.unseen(id, why, &seen),
-            Shown::Stuck(code) => self.stuck(id, code, seen),
+            Shown::Stuck(code) => self.stuck(id, code, seen, &bystanders),
         }
     }
 
@@ -122,7 +125,13 @@ impl Engine {
         self.say(finding);
     }
 
-    pub(super) fn stuck(&mut self, id: LaneId, code: Code, seen: Box<LaneObservation>) {
+    pub(super) fn stuck(
+        &mut self,
+        id: LaneId,
+        code: Code,
+        seen: Box<LaneObservation>,
+        bystanders: &[Tid],
+    ) {
         let grace = self.config.grace;
         let number = self.next_id;
         let broken = Key {
@@ -163,7 +172,9 @@ impl Engine {
             return;
         };
         let same = suspicion.code == code && suspicion.steady.after == seen.after;
-        let slept = stuck::slept_between(&suspicion.steady, &seen) == Some(true);
+        let slept = stuck::slept_between(&suspicion.steady, &seen, &|thread| {
+            bystanders.contains(&thread.tid)
+        }) == Some(true);
         let long = suspicion.restarts >= RESTARTS
             && seen.finished.since(suspicion.since) >= grace * u64::from(RESTARTS);
         if !same || !(slept || long) {
@@ -183,20 +194,27 @@ impl Engine {
     }
 
     pub(super) fn proven(&mut self, id: LaneId, seen: &LaneObservation) {
-        // The cause is judged by all records that there are, sorted as far as they can be.
-        while let Some(Reverse(queued)) = self.pending.pop() {
-            self.sorted_until = self.sorted_until.max(queued.at);
-            self.event(&queued.event);
-        }
-        let Some(suspicion) = self
-            .lanes
-            .get_mut(&id)
-            .and_then(|lane| lane.suspicion.take())
-        else {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        let Some(suspicion) = &lane.suspicion else {
             return;
         };
         let code = suspicion.code;
-        let verdict = (code == Code::MissedWakeup).then(|| self.cause(id, seen.after));
+        // Whatever led to this happened before it was first seen. Records of that time may still be on their way.
+        let told = self.complete_until >= suspicion.since;
+        let proven_at = suspicion.steady.finished.plus(self.config.grace);
+        if code == Code::MissedWakeup && !told && seen.finished.since(proven_at) < RECORDS_WAIT {
+            lane.look_at = seen.finished.plus(LOOK_AGAIN);
+            return;
+        }
+        let Some(suspicion) = lane.suspicion.take() else {
+            return;
+        };
+        let verdict = (code == Code::MissedWakeup).then(|| match told {
+            true => self.cause(id, seen.after),
+            false => cause::unknown(),
+        });
         let cause = verdict.map(|verdict| verdict.cause);
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
@@ -219,10 +237,7 @@ impl Engine {
 
     pub(super) fn cause(&self, id: LaneId, ring: Indexes) -> cause::Verdict {
         let Some(lane) = self.lanes.get(&id) else {
-            return cause::Verdict {
-                cause: Cause::Unknown,
-                culprit: None,
-            };
+            return cause::unknown();
         };
         let producer = self.producer(id);
         let strays: Vec<Ring> = self
@@ -273,17 +288,14 @@ impl Engine {
         if *code != Code::MissedWakeup || !lane.history.covers(first.after.tail) {
             return;
         }
-        // A ring for the very entries that waited: the producer was only late.
-        let late = lane.history.rings.iter().any(|ring| {
-            ring.at >= first.begun
-                && ring.at <= healed.at
-                && ring.head.is_none_or(|head| head <= first.after.head)
-        });
-        if late {
+        if could_be_late(lane, first, healed.at) {
             return;
         }
         let note = woken_by(lane, *since, healed.at);
         let verdict = self.cause(healed.lane, first.after);
+        if verdict.cause == Cause::Unknown {
+            return; // a claim about a lane that works again needs its whole story
+        }
         let mut finding = self.finding(
             healed.lane,
             *number,
@@ -319,4 +331,22 @@ impl Engine {
         finding.note = Some(why.to_owned());
         self.say(finding);
     }
+}
+
+/// Whether the lane may have been healed by the very signal that its entries were to get, or was at work all the time.
+fn could_be_late(lane: &Lane, first: &LaneObservation, healed_at: Mono) -> bool {
+    let rings = &lane.history.rings;
+    let after = |ring: &&Ring| ring.at >= first.begun;
+    // A ring for the entries that waited, or one with nothing to announce: two producers may ring in each other's place.
+    let late = (0..rings.len()).any(|index| {
+        let ring = &rings[index];
+        let before = index.checked_sub(1).and_then(|before| rings[before].head);
+        after(&ring)
+            && ring.head.is_none_or(|head| {
+                head <= first.after.head || before.is_some_and(|before| head <= before)
+            })
+    });
+    let rung = rings.iter().filter(after).any(|ring| ring.at <= healed_at);
+    // One thread that waits for fds does nothing else. Of several, one may wait for another that has taken the token.
+    late || !(rung || first.consumer.threads.len() == 1)
 }

@@ -7,15 +7,16 @@ mod whole;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, VecDeque},
 };
 
 use crate::{
-    Config, HubId, LaneId, Mono, Output, PeerId, ProcId, SocketInode, Summary,
+    Config, HubId, LaneId, Mono, Output, PeerId, SocketInode, Summary,
     condition::Conditions,
     hubs::Hub,
     input::{Event, Input, MemoryObservation, PeerBinding},
     lane::{Lane, Suspicion},
+    servers::Servers,
 };
 
 /// How long after a stuck lane moved the records that tell why are waited for, ns.
@@ -36,10 +37,12 @@ pub struct Engine {
     lanes: BTreeMap<LaneId, Lane>,
     peers: BTreeMap<(HubId, PeerId), PeerBinding>,
     ends: BTreeMap<SocketInode, End>,
-    dead: BTreeSet<ProcId>,
+    servers: Servers,
     pending: BinaryHeap<Reverse<Queued>>,
     queued: u64,
     sorted_until: Mono,
+    /// Every event up to here was handed in.
+    complete_until: Mono,
     healed: Vec<Healed>,
     hubs: BTreeMap<HubId, Hub>,
     conditions: Conditions,
@@ -99,7 +102,8 @@ impl Engine {
             lanes: BTreeMap::new(),
             peers: BTreeMap::new(),
             ends: BTreeMap::new(),
-            dead: BTreeSet::new(),
+            servers: Servers::default(),
+            complete_until: Mono(0),
             pending: BinaryHeap::new(),
             queued: 0,
             sorted_until: Mono(0),
@@ -137,6 +141,7 @@ impl Engine {
     /// The time is `now`, and every event up to `complete_until` was handed in.
     pub fn advance(&mut self, now: Mono, complete_until: Mono) {
         self.now = self.now.max(now);
+        self.complete_until = self.complete_until.max(complete_until);
         while self
             .pending
             .peek()
@@ -163,7 +168,10 @@ impl Engine {
             .lanes
             .values()
             .filter(|lane| lane.suspicion.is_some())
-            .map(|lane| lane.look_at);
+            .map(|lane| match lane.asked_at {
+                Some(asked) => asked.plus(LOOK_LOST),
+                None => lane.look_at,
+            });
         let healed = self.healed.iter().map(|healed| healed.at.plus(HEALED_WAIT));
         graces.chain(healed).min()
     }

@@ -1,0 +1,88 @@
+//! Which threads of a consumer serve a lane, and which have nothing to do with it.
+//!
+//! A process may have a thread that computes for minutes: it must not hide a stuck lane, and a worker that is busy with what
+//! it took from the ring must. A thread is a bystander only if all of this holds:
+//!
+//! * it was never seen at a doorbell, an epoll or a word of the hub, neither by a record nor by a look;
+//! * its name is not that of any thread that was (workers of one runtime share their name);
+//! * the lane was served often, each time by one thread alone: it took the token, and the ring was empty when it slept.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    ids::{ProcId, Tid},
+    input::{ProcessObservation, ThreadObservation, WaitsFor},
+};
+
+/// So often must the lane have been served by single threads.
+const OFTEN: u32 = 8;
+/// Threads remembered at most; beyond that nobody is a bystander any more.
+const MOST_THREADS: usize = 4096;
+
+/// Threads that were seen at doorbells, epolls and words of hubs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Servers {
+    seen: BTreeSet<(ProcId, Tid)>,
+}
+
+/// How one lane was served so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Service {
+    taker: Option<Tid>,
+    times: u32,
+}
+
+impl Service {
+    pub(crate) fn took(&mut self, tid: Tid) {
+        self.taker = Some(tid);
+    }
+
+    /// A thread of the consumer sleeps; `empty` says that the ring is.
+    pub(crate) fn slept(&mut self, tid: Tid, empty: bool) {
+        if self.taker.take_if(|taker| *taker == tid).is_some() && empty {
+            self.times = self.times.saturating_add(1);
+        }
+    }
+}
+
+impl Servers {
+    pub(crate) fn saw(&mut self, proc: ProcId, tid: Tid) {
+        if self.seen.len() < MOST_THREADS {
+            self.seen.insert((proc, tid));
+        }
+    }
+
+    /// The threads of this consumer that have nothing to do with the lane.
+    pub(crate) fn bystanders(&self, consumer: &ProcessObservation, service: Service) -> Vec<Tid> {
+        let Some(proc) = consumer.proc else {
+            return Vec::new();
+        };
+        if service.times < OFTEN || self.seen.len() >= MOST_THREADS {
+            return Vec::new();
+        }
+        let serves = |thread: &ThreadObservation| {
+            self.seen.contains(&(proc, thread.tid))
+                || matches!(
+                    thread.waits_for,
+                    WaitsFor::Doorbell
+                        | WaitsFor::OtherFds
+                        | WaitsFor::SomeFds
+                        | WaitsFor::HubFutex(_)
+                )
+        };
+        let names: BTreeSet<&str> = consumer
+            .threads
+            .iter()
+            .filter(|thread| serves(thread))
+            .map(|thread| thread.name.as_str())
+            .collect();
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let others = consumer.threads.iter();
+        others
+            .filter(|thread| !names.contains(thread.name.as_str()))
+            .map(|thread| thread.tid)
+            .collect()
+    }
+}
