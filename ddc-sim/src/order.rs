@@ -46,6 +46,9 @@ pub(crate) enum Order {
     RunLast(u32),
     /// Answers once the host is stopped.
     AnswerToStopped,
+    /// Stops the host, answers, takes the token back out of the host's end (which has this number there), and lets the
+    /// host continue.
+    AnswerAndTakeBack(u32),
     /// Rings, and gives the answer that was swallowed, if one was.
     Ring,
 }
@@ -69,6 +72,7 @@ impl Order {
             Self::RunLast(cpu) => (11, cpu),
             Self::AnswerToStopped => (12, 0),
             Self::Ring => (13, 0),
+            Self::AnswerAndTakeBack(fd) => (14, fd),
             Self::Block(how, lasts) => (16 + how as u32, millis(lasts)),
         };
         Message {
@@ -98,6 +102,7 @@ impl Order {
             11 => Self::RunLast(number),
             12 => Self::AnswerToStopped,
             13 => Self::Ring,
+            14 => Self::AnswerAndTakeBack(number),
             16 => Self::Block(Block::Wait4, lasts),
             17 => Self::Block(Block::Pipe, lasts),
             18 => Self::Block(Block::Nanosleep, lasts),
@@ -132,6 +137,7 @@ mod tests {
             Order::Flood(9),
             Order::RunLast(3),
             Order::AnswerToStopped,
+            Order::AnswerAndTakeBack(8),
             Order::Ring,
         ] {
             let request = order.request(5);

@@ -5,13 +5,13 @@ use std::process::Command;
 use std::ptr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use rustix::thread::CpuSet;
 use sim_kit::child;
 use sim_kit::cli::PluginOptions;
 use sim_kit::lane::{Endpoint, Message, Transport};
-use sim_kit::{look, plugin};
+use sim_kit::{look, plugin, thief};
 
 use crate::bell::{Bell, Failure, silent_pipe};
 use crate::order::{Block, Order};
@@ -89,6 +89,7 @@ impl Stage {
                 look::until(Duration::from_secs(10), || look::is_stopped(host)).await;
                 self.endpoint.send(request).await
             }
+            Order::AnswerAndTakeBack(fd) => self.answer_and_take_back(fd as i32, request).await,
             Order::Swallow => {
                 self.swallowed = Some(request);
                 Ok(())
@@ -135,6 +136,24 @@ impl Stage {
                 Ok(())
             }
         }
+    }
+
+    /// Answers a host that is stopped, so that the token can be taken back before it is seen.
+    async fn answer_and_take_back(&mut self, fd: i32, request: Message) -> anyhow::Result<()> {
+        self.host_slept().await;
+        let host = parent_id();
+        child::signal(host, Signal::STOP)?;
+        look::until(Duration::from_secs(10), || look::is_stopped(host)).await;
+        let sent = self.endpoint.send(request).await;
+        let taken = thief::steal_token(host, fd);
+        // Whatever happened: the host must not stay stopped.
+        child::signal(host, Signal::CONT)?;
+        sent?;
+        ensure!(
+            taken.context("reaching the host's doorbell")?,
+            "no token was queued on the host's doorbell"
+        );
+        Ok(())
     }
 
     /// Waits until the host took every token and sleeps again, so that none of an earlier answer wakes it later.

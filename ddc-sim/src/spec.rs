@@ -68,7 +68,7 @@ kinds! {
     /// Published to one peer, another peer's doorbell rung.
     WrongDoorbell "wrong-doorbell" [] [HostToPeer];
     /// Another process or thread takes the token.
-    Stolen "stolen" ["process", "host"] [HostToPeer, PeerToHost];
+    Stolen "stolen" ["process", "producer"] [HostToPeer, PeerToHost];
     /// The token stays queued: epoll never tells the consumer.
     NotDraining "not-draining" ["unregistered", "edge-lost"] [HostToPeer, PeerToHost];
     /// The consumer's only runtime thread sits in another system call.

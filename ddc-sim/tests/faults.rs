@@ -135,7 +135,7 @@ fn lost_wakeups_to_the_peer() {
             "ring-failed:peer=2,variant=pipe",
             "ring-failed:peer=2,variant=badfd",
             "wrong-doorbell:peer=1",
-            "stolen:peer=1,variant=host",
+            "stolen:peer=1,variant=producer",
             "stolen:peer=1",
         ] {
             planted(fault, options, stuck);
@@ -156,6 +156,7 @@ fn lost_wakeups_to_the_host() {
             "ring-failed:peer=1,lane=peer->host,variant=pipe",
             "ring-failed:peer=1,lane=peer->host,variant=badfd",
             "stolen:peer=1,lane=peer->host",
+            "stolen:peer=1,lane=peer->host,variant=producer",
         ] {
             planted(fault, options, stuck);
         }

@@ -153,26 +153,27 @@ impl Scene<'_> {
     }
 
     pub(super) async fn stolen(&self) -> anyhow::Result<Placed> {
-        if self.spec.lane == Lane::HostToPeer {
-            let by = if self.spec.variant == "host" {
+        let by_producer = self.spec.variant == "producer";
+        let answer = if self.spec.lane == Lane::HostToPeer {
+            let by = if by_producer {
                 Thief::Host
             } else {
                 Thief::Process
             };
-            let answer = steal_from_plugin(&self.peer, self.victim(), by).await?;
-            self.expect_stuck().await?;
-            return Ok(Placed::new(vec![answer], Heal::Ring));
-        }
-        ensure!(
-            self.spec.variant == "process",
-            "the host cannot steal from itself: choose variant=process"
-        );
-        let answer = self.ask(Order::AnswerToStopped).await?;
-        let fd = self
-            .peer
-            .host_fd
-            .context("the transport does not tell its doorbell")?;
-        theft::send_thief(std::process::id(), fd, true)?;
+            steal_from_plugin(&self.peer, self.victim(), by).await?
+        } else {
+            let fd = self
+                .peer
+                .host_fd
+                .context("the transport does not tell its doorbell")?;
+            if by_producer {
+                self.ask(Order::AnswerAndTakeBack(fd as u32)).await?
+            } else {
+                let answer = self.ask(Order::AnswerToStopped).await?;
+                theft::send_thief(std::process::id(), fd, true)?;
+                answer
+            }
+        };
         self.expect_stuck().await?;
         Ok(Placed::new(vec![answer], Heal::Ring))
     }
