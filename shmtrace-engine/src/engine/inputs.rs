@@ -192,6 +192,7 @@ impl Engine {
                     result: *result,
                     head: indexes.map(|indexes| indexes.head),
                 });
+                self.seen_before(ends.rings, event.at, indexes);
             }
             EventKind::Take {
                 end, result, rings, ..
@@ -250,6 +251,7 @@ impl Engine {
         lane.sampled_at = sample.at;
         lane.history.seen(sample.at, sample.ring);
         lane.capacity = sample.capacity;
+        lane.sampled_at = lane.sampled_at.max(sample.at);
         let before = lane.ring.replace(sample.ring);
         if before == Some(sample.ring) {
             return;
@@ -280,6 +282,25 @@ impl Engine {
             // More entries behind the stuck one do not heal it, but a new head wants a new proof.
             suspicion.restarts = 0;
             lane.look_at = sample.at;
+        }
+    }
+
+    /// A head that a producer saw and that a later sample does not reach moved back in between.
+    fn seen_before(&mut self, id: LaneId, at: Mono, indexes: Option<Indexes>) {
+        let Some(lane) = self.lanes.get(&id) else {
+            return;
+        };
+        if let (Some(then), Some(now)) = (indexes, lane.ring)
+            && lane.sampled_at > at
+            && then.head > now.head
+        {
+            let sample = Sample {
+                at: lane.sampled_at,
+                lane: id,
+                ring: now,
+                capacity: lane.capacity,
+            };
+            self.moved_back(&sample, then);
         }
     }
 
