@@ -17,8 +17,6 @@ pub(crate) struct Lane {
     pub(crate) sampled_at: Mono,
     pub(crate) ring: Option<Indexes>,
     pub(crate) capacity: u32,
-    /// When it was last looked at.
-    pub(crate) sampled_at: Mono,
     /// Since when head and tail are as they are.
     pub(crate) unchanged_since: Mono,
     /// Since when the oldest waiting entry waits.

@@ -251,7 +251,6 @@ impl Engine {
         lane.sampled_at = sample.at;
         lane.history.seen(sample.at, sample.ring);
         lane.capacity = sample.capacity;
-        lane.sampled_at = lane.sampled_at.max(sample.at);
         let before = lane.ring.replace(sample.ring);
         if before == Some(sample.ring) {
             return;
