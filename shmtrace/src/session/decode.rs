@@ -121,7 +121,7 @@ mod tests {
             flags: 0,
             cpu: 3,
             syscall: 44,
-            peer: u16::MAX,
+            peer: 2,
             result: 1,
             hub: 0,
             arg: 99,

@@ -132,7 +132,7 @@ impl<'a> Session<'a> {
         // SAFETY: the fd is owned and moved in: nobody else can close it or change what it is.
         let wakeups =
             unsafe { AsyncFd::register_with_interest(self.probes.wakeups()?, Interest::READABLE) }
-                .map_err(std::io::Error::from)
+                .map_err(io::Error::from)
                 .context("cannot watch the ring buffers")?;
         let deadline = self
             .options
@@ -235,6 +235,8 @@ impl<'a> Session<'a> {
             self.hinted = true;
         }
         self.last_drain = now;
+        // Rings are drained one after the other: a process must not be seen to end before what it did on another CPU.
+        records.sort_by_key(|record| record.at);
         for record in &records {
             self.record(record)?;
         }

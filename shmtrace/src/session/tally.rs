@@ -9,6 +9,8 @@ use shmtrace_engine::{Code, Finding, Mono, State, Summary, input::Input};
 use super::{options::Options, tables::Tables};
 use crate::{exit::Exit, probes, recording::Step};
 
+/// Findings remembered, so that each state is counted once.
+const MOST_COUNTED: usize = 4096;
 /// Notes kept for the summary.
 const MOST_NOTES: usize = 64;
 
@@ -134,6 +136,10 @@ impl Tally {
     pub(crate) fn finding(&mut self, finding: &Finding) {
         if !self.counted.insert((finding.id, finding.state)) {
             return;
+        }
+        // Findings of long ago are over: they do not come again.
+        if self.counted.len() > MOST_COUNTED {
+            self.counted.pop_first();
         }
         match finding.state {
             State::Missed => *self.findings.entry(finding.code).or_default() += 1,
