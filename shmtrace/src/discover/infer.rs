@@ -1,20 +1,35 @@
 //! Whose ring moves when this doorbell is rung: matching doorbells and peers by watching traffic.
 //!
-//! Each ring announces at least one new entry, so within any time a doorbell cannot have been rung more often than the
-//! head of its lane moved. Candidates that break this are excluded; the one that is left, and moved, is it. A few
-//! contradictions are forgiven, since a ring can be late (published before the count began, or rung twice by a program
-//! with a bug), and if all are excluded the count begins anew.
+//! Each ring announces at least one new entry. Two consequences are used:
+//!
+//! * Within any time a doorbell cannot have been rung more often than the head of its lane moved. Candidates that break
+//!   this are excluded. It needs nothing but counts, and separates peers whose traffic differs.
+//! * At the instant of a ring the right lane's head has moved since the ring before, and usually the entry still waits.
+//!   So each doorbell is tried with one candidate after the other: the probes read that candidate's ring at each ring
+//!   of the doorbell. This separates peers that are served in turn, too.
+//!
+//! A few contradictions are forgiven (a ring can come late, or twice from a program with a bug); if all candidates are
+//! excluded the count begins anew; and when nothing decides, nothing is guessed.
 
 use std::collections::BTreeMap;
 
-use shmtrace_engine::{Direction, PeerId, SocketInode};
+use shmtrace_engine::{Direction, Mono, PeerId, SocketInode, input::Indexes};
 
-use super::bind::{Loose, Settled};
+use super::{
+    Side,
+    bind::{Loose, Settled},
+};
 
 /// Rings without a movement that are forgiven.
 const FORGIVEN: u64 = 3;
 /// Rings with a movement that the last candidate must have.
 const SUPPORT: u64 = 3;
+/// Rings that are watched with one candidate at a time.
+const SLICE: u32 = 8;
+/// Records made so soon after the candidate changed may still show the one before (ns).
+const SETTLE: u64 = 20_000_000;
+
+const DIRECTIONS: [Direction; 2] = [Direction::ToPeer, Direction::ToHost];
 
 /// The state of the matching for one hub.
 #[derive(Debug, Default)]
@@ -24,6 +39,14 @@ pub(crate) struct Inference {
     found: BTreeMap<SocketInode, PeerId>,
 }
 
+/// What the probes should read at each ring of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TrialEnd {
+    pub(crate) socket: SocketInode,
+    pub(crate) side: Side,
+    pub(crate) candidate: PeerId,
+}
+
 /// One doorbell whose peer is not known.
 #[derive(Debug)]
 struct Doorbell {
@@ -31,6 +54,7 @@ struct Doorbell {
     /// Rings since the count began, by direction: to the peer, to the host.
     rings: [u64; 2],
     candidates: BTreeMap<PeerId, Candidate>,
+    trial: Option<Trial>,
 }
 
 /// A peer that it could be.
@@ -39,28 +63,41 @@ struct Candidate {
     /// Heads when the count began; `None` before the first look.
     began: Option<[u64; 2]>,
     excluded: bool,
+    /// Rings at which its rings were read,
+    seen: u32,
+    /// ... of which its head had moved since the one before,
+    moved: u32,
+    /// ... and an entry waited.
+    waited: u32,
 }
 
-const DIRECTIONS: [Direction; 2] = [Direction::ToPeer, Direction::ToHost];
+/// The candidate whose rings the probes read now.
+#[derive(Debug)]
+struct Trial {
+    peer: PeerId,
+    since: Mono,
+    /// How many rings it had been seen at when its turn began.
+    seen_before: u32,
+    /// Heads at the last ring, by direction.
+    heads: [Option<u64>; 2],
+}
 
 impl Inference {
     /// Takes over what is loose now. Counts of what stays loose go on.
     pub(crate) fn follow(&mut self, settled: &Settled) {
-        let unchanged = self.peers == settled.open_peers
-            && self
-                .doorbells
-                .iter()
-                .map(|doorbell| doorbell.ends)
-                .eq(settled.loose.iter().copied());
-        if unchanged {
+        let known = self.doorbells.iter().map(|doorbell| doorbell.ends);
+        if self.peers == settled.open_peers && known.eq(settled.loose.iter().copied()) {
             return;
         }
         self.peers.clone_from(&settled.open_peers);
-        self.doorbells = settled
-            .loose
-            .iter()
-            .map(|loose| self.fresh(*loose))
-            .collect();
+        let mut before = std::mem::take(&mut self.doorbells);
+        for loose in &settled.loose {
+            let at = before.iter().position(|doorbell| doorbell.ends == *loose);
+            let mut doorbell =
+                at.map_or_else(|| Doorbell::new(*loose), |at| before.swap_remove(at));
+            doorbell.limit_to(&self.peers);
+            self.doorbells.push(doorbell);
+        }
         let bound: Vec<_> = settled
             .bindings
             .values()
@@ -74,13 +111,18 @@ impl Inference {
         !self.doorbells.is_empty() && !self.peers.is_empty()
     }
 
-    /// Somebody sent on this socket.
-    pub(crate) fn rung(&mut self, socket: SocketInode) {
+    /// Somebody sent on this socket; `seen` are the rings of the candidate in turn, to the peer and to the host, where
+    /// the probes read them.
+    pub(crate) fn rung(&mut self, socket: SocketInode, at: Mono, seen: Option<[Indexes; 2]>) {
         for doorbell in &mut self.doorbells {
-            if socket == doorbell.ends.host_end {
-                doorbell.rings[0] += 1;
-            } else if socket == doorbell.ends.plugin_end {
-                doorbell.rings[1] += 1;
+            let way = match socket {
+                end if end == doorbell.ends.host_end => 0,
+                end if end == doorbell.ends.plugin_end => 1,
+                _ => continue,
+            };
+            doorbell.rings[way] += 1;
+            if let Some(seen) = seen {
+                doorbell.watch(way, at, seen[way]);
             }
         }
     }
@@ -101,7 +143,10 @@ impl Inference {
             }
         }
         for doorbell in &mut self.doorbells {
-            if let Some(peer) = doorbell.compare(&heads) {
+            if let Some(peer) = doorbell
+                .compare(&heads)
+                .or_else(|| doorbell.decide_by_trials())
+            {
                 self.found.insert(doorbell.ends.host_end, peer);
             }
         }
@@ -118,26 +163,113 @@ impl Inference {
         self.found.len() > before
     }
 
+    /// Gives the next candidate its turn where the one before had enough rings; true if one changed.
+    pub(crate) fn take_turns(&mut self, now: Mono) -> bool {
+        let mut changed = false;
+        for (number, doorbell) in self.doorbells.iter_mut().enumerate() {
+            changed |= doorbell.take_turn(number, now);
+        }
+        changed
+    }
+
+    /// What the probes should read now.
+    pub(crate) fn trials(&self) -> impl Iterator<Item = TrialEnd> {
+        self.doorbells.iter().flat_map(|doorbell| {
+            let ends = [
+                (doorbell.ends.host_end, Side::Host),
+                (doorbell.ends.plugin_end, Side::Plugin),
+            ];
+            let candidate = doorbell.trial.as_ref().map(|trial| trial.peer);
+            ends.into_iter().filter_map(move |(socket, side)| {
+                Some(TrialEnd {
+                    socket,
+                    side,
+                    candidate: candidate?,
+                })
+            })
+        })
+    }
+
     /// What was found, by the host's end.
     pub(crate) fn found(&self) -> &BTreeMap<SocketInode, PeerId> {
         &self.found
     }
-
-    fn fresh(&self, ends: Loose) -> Doorbell {
-        let candidates = self
-            .peers
-            .iter()
-            .map(|peer| (*peer, Candidate::default()))
-            .collect();
-        Doorbell {
-            ends,
-            rings: [0; 2],
-            candidates,
-        }
-    }
 }
 
 impl Doorbell {
+    fn new(ends: Loose) -> Self {
+        Self {
+            ends,
+            rings: [0; 2],
+            candidates: BTreeMap::new(),
+            trial: None,
+        }
+    }
+
+    /// Only these peers are open. A new one means that the counts of all begin anew.
+    fn limit_to(&mut self, peers: &[PeerId]) {
+        self.candidates.retain(|peer, _| peers.contains(peer));
+        if peers.iter().any(|peer| !self.candidates.contains_key(peer)) {
+            self.candidates = peers
+                .iter()
+                .map(|peer| (*peer, Candidate::default()))
+                .collect();
+            self.rings = [0; 2];
+        }
+        if self
+            .trial
+            .as_ref()
+            .is_some_and(|trial| !peers.contains(&trial.peer))
+        {
+            self.trial = None;
+        }
+    }
+
+    /// A ring at which the rings of the candidate in turn were read.
+    fn watch(&mut self, way: usize, at: Mono, seen: Indexes) {
+        let Some(trial) = &mut self.trial else { return };
+        let Some(candidate) = self.candidates.get_mut(&trial.peer) else {
+            return;
+        };
+        if at < trial.since.plus(SETTLE) {
+            return;
+        }
+        if let Some(head) = trial.heads[way] {
+            candidate.seen += 1;
+            candidate.moved += u32::from(seen.head > head);
+            candidate.waited += u32::from(!seen.is_empty());
+        }
+        trial.heads[way] = Some(seen.head);
+    }
+
+    fn take_turn(&mut self, number: usize, now: Mono) -> bool {
+        if let Some(trial) = &self.trial
+            && let Some(candidate) = self.candidates.get(&trial.peer)
+            && !candidate.excluded
+            && candidate.seen < trial.seen_before + SLICE
+        {
+            return false;
+        }
+        let before = self.trial.as_ref().map(|trial| trial.peer);
+        // Those that were seen least; of equals each doorbell begins with another one.
+        let count = self.candidates.len().max(1);
+        let next = self
+            .candidates
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, candidate))| !candidate.excluded)
+            .min_by_key(|(at, (_, candidate))| (candidate.seen, (at + number) % count))
+            .map(|(_, (peer, candidate))| (*peer, candidate.seen));
+        self.trial = next.map(|(peer, seen)| Trial {
+            peer,
+            since: now,
+            seen_before: seen,
+            heads: [None; 2],
+        });
+        before != next.map(|(peer, _)| peer)
+    }
+
+    /// By counts.
     fn compare(&mut self, heads: &BTreeMap<PeerId, [u64; 2]>) -> Option<PeerId> {
         if self
             .candidates
@@ -185,143 +317,37 @@ impl Doorbell {
         };
         (alone && (moved(0) || moved(1))).then_some(*peer)
     }
+
+    /// By what was seen at the rings, once every candidate had its turn: the one that moved at nine of ten rings, and
+    /// if several did, the one of which an entry waited at half of them, twice as often as of any other.
+    fn decide_by_trials(&self) -> Option<PeerId> {
+        let left = || {
+            self.candidates
+                .iter()
+                .filter(|(_, candidate)| !candidate.excluded)
+        };
+        if left().any(|(_, candidate)| candidate.seen < SLICE) {
+            return None;
+        }
+        let mut moving: Vec<_> = left()
+            .filter(|(_, candidate)| candidate.moved * 10 >= candidate.seen * 9)
+            .collect();
+        let rate = |candidate: &Candidate| {
+            u64::from(candidate.waited) * 1_000 / u64::from(candidate.seen.max(1))
+        };
+        moving.sort_by_key(|(_, candidate)| std::cmp::Reverse(rate(candidate)));
+        match &moving[..] {
+            [(peer, _)] => Some(**peer),
+            [(peer, best), (_, second), ..]
+                if rate(best) >= 500 && rate(best) >= 2 * rate(second) =>
+            {
+                Some(**peer)
+            }
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use shmtrace_engine::ProcId;
-
-    use super::*;
-
-    fn settled(peers: &[u16]) -> Settled {
-        Settled {
-            loose: peers
-                .iter()
-                .map(|peer| Loose {
-                    plugin: ProcId {
-                        pid: 100 + u32::from(*peer),
-                        start: 1,
-                    },
-                    host_end: SocketInode(u64::from(*peer) * 2),
-                    plugin_end: SocketInode(u64::from(*peer) * 2 + 1),
-                })
-                .collect(),
-            open_peers: peers.iter().map(|peer| PeerId(*peer)).collect(),
-            ..Settled::default()
-        }
-    }
-
-    /// Peers 1, 2, 3 with heads; doorbell n belongs to peer n.
-    struct Traffic {
-        inference: Inference,
-        heads: BTreeMap<(PeerId, bool), u64>,
-    }
-
-    impl Traffic {
-        fn new() -> Self {
-            let mut inference = Inference::default();
-            inference.follow(&settled(&[1, 2, 3]));
-            Self {
-                inference,
-                heads: BTreeMap::new(),
-            }
-        }
-
-        fn look(&mut self) -> bool {
-            let heads = &self.heads;
-            self.inference.compare(|peer, direction| {
-                Some(
-                    heads
-                        .get(&(peer, direction == Direction::ToPeer))
-                        .copied()
-                        .unwrap_or(0),
-                )
-            })
-        }
-
-        fn send(&mut self, peer: u16, to_peer: bool) {
-            *self.heads.entry((PeerId(peer), to_peer)).or_default() += 1;
-            self.inference
-                .rung(SocketInode(u64::from(peer) * 2 + u64::from(!to_peer)));
-        }
-    }
-
-    #[test]
-    fn doorbells_are_matched_to_the_rings_that_move_with_them() {
-        let mut traffic = Traffic::new();
-        assert!(traffic.inference.is_wanted());
-        traffic.look();
-        for round in 0..40_u16 {
-            // Uneven traffic, as of a real build.
-            for peer in [1, 1, 2, 3, 3, 3] {
-                if peer != 2 || round % 4 == 0 {
-                    traffic.send(peer, true);
-                }
-                traffic.send(peer, false);
-            }
-            traffic.look();
-        }
-        // The busiest is found first: nobody else moved that much; then elimination does the rest.
-        assert_eq!(
-            traffic.inference.found().get(&SocketInode(6)),
-            Some(&PeerId(3))
-        );
-        traffic
-            .inference
-            .found()
-            .iter()
-            .for_each(|(end, peer)| assert_eq!(end.0, u64::from(peer.0) * 2));
-    }
-
-    #[test]
-    fn one_doorbell_that_rings_alone_is_found() {
-        let mut traffic = Traffic::new();
-        traffic.look();
-        for _ in 0..10 {
-            traffic.send(2, false);
-        }
-        assert!(traffic.look());
-        assert_eq!(
-            traffic.inference.found(),
-            &BTreeMap::from([(SocketInode(4), PeerId(2))])
-        );
-    }
-
-    #[test]
-    fn equal_traffic_leads_to_no_guess() {
-        let mut traffic = Traffic::new();
-        traffic.look();
-        for _ in 0..100 {
-            for peer in 1..=3 {
-                traffic.send(peer, true);
-            }
-            assert!(!traffic.look());
-        }
-        assert!(traffic.inference.found().is_empty());
-    }
-
-    #[test]
-    fn a_few_rings_too_many_exclude_nobody() {
-        let mut traffic = Traffic::new();
-        traffic.look();
-        for _ in 0..FORGIVEN {
-            traffic.inference.rung(SocketInode(2));
-        }
-        traffic.look();
-        assert!(
-            traffic.inference.doorbells[0]
-                .candidates
-                .values()
-                .all(|candidate| !candidate.excluded)
-        );
-        traffic.inference.rung(SocketInode(2));
-        traffic.look();
-        // One more, and all are excluded: it begins anew.
-        assert!(
-            traffic.inference.doorbells[0]
-                .candidates
-                .values()
-                .all(|candidate| candidate.began.is_none())
-        );
-    }
-}
+#[path = "infer_tests.rs"]
+mod tests;

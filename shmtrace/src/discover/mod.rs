@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shmtrace_engine::{
     HubId, Mono, PeerId, ProcId, SocketInode,
-    input::{PeerBinding, Sample, Topology},
+    input::{Indexes, PeerBinding, Sample, Topology},
 };
 
 use crate::{
@@ -98,7 +98,8 @@ pub enum ProbeUpdate {
         /// Where it maps hubs.
         mappings: Vec<Mapping>,
     },
-    /// A socket is one end of a peer's doorbell.
+    /// A socket is one end of a peer's doorbell. With peer [`NO_PEER`] it is some peer's of this hub, it is not known
+    /// whose, and the rings are those of a candidate.
     Doorbell {
         /// The socket.
         socket: SocketInode,
@@ -124,6 +125,9 @@ pub enum ProbeUpdate {
         socket: SocketInode,
     },
 }
+
+/// The peer of a doorbell whose peer is not known.
+pub const NO_PEER: PeerId = PeerId(shmtrace_common::NO_PEER);
 
 /// Where a process maps a hub, from the file's begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +201,9 @@ impl Discovery {
         let examined = self.examine_due(now, &mut changes);
         self.keep_hubs(now, examined, &mut changes);
         self.settle_hubs(now, &mut changes);
+        for hub in &mut self.hubs {
+            self.stale |= hub.inference.is_wanted() && hub.inference.take_turns(now);
+        }
         if !std::mem::take(&mut self.stale) {
             return changes;
         }
@@ -248,10 +255,12 @@ impl Discovery {
         self.hubs.iter().any(|hub| hub.inference.is_wanted())
     }
 
-    /// A thread of `pid` sent on a socket of which the probes know nothing.
-    pub fn rung(&mut self, socket: SocketInode, pid: u32, _at: Mono) {
+    /// A thread of `pid` sent on a socket that is no known peer's doorbell: one of which the probes know nothing, or one
+    /// whose peer is looked for ([`ProbeUpdate::Doorbell`] with peer [`NO_PEER`]); `seen` are the rings that came with the
+    /// record, to the peer and to the host.
+    pub fn rung(&mut self, socket: SocketInode, pid: u32, at: Mono, seen: Option<[Indexes; 2]>) {
         for hub in &mut self.hubs {
-            hub.inference.rung(socket);
+            hub.inference.rung(socket, at, seen);
         }
         // A doorbell made since the process was examined.
         if self.pairs.kind(socket) == pairs::Kind::Unknown

@@ -6,7 +6,7 @@ use shmtrace_common::MAX_DOORBELLS;
 use shmtrace_engine::{Direction, SocketInode, input::PeerBinding};
 
 use super::{
-    Hub, Mapping, ProbeUpdate, Side,
+    Hub, Mapping, NO_PEER, ProbeUpdate, Side,
     bind::Settled,
     member::Member,
     pairs::{Kind, Pairs},
@@ -146,6 +146,25 @@ fn wanted_sockets(
                     },
                 );
             }
+        }
+    }
+    for hub in hubs {
+        for trial in hub.inference.trials() {
+            let (Some(to_peer), Some(to_host)) = (
+                hub.reader.ring_offset(trial.candidate, Direction::ToPeer),
+                hub.reader.ring_offset(trial.candidate, Direction::ToHost),
+            ) else {
+                continue;
+            };
+            let (socket, side) = (trial.socket, trial.side);
+            wanted.entry(socket).or_insert(ProbeUpdate::Doorbell {
+                socket,
+                hub: hub.id,
+                peer: NO_PEER,
+                side,
+                to_peer,
+                to_host,
+            });
         }
     }
     let mut full = wanted.len() > limit;

@@ -92,6 +92,78 @@ impl ClassSlots {
     }
 }
 
+/// Where the fields of class and extent headers are. Rapace 0.5 arranges them otherwise than 0.3 and 0.4, under the same
+/// version number; slot metadata, rings and everything else are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// As `shm_transport::layout` has it.
+    Rapace04,
+    /// Class: `slot_size`, `slots_per_extent`, `extent_slot_shift` (u32), `total_slots`, `free_head`, `extent_offsets`,
+    /// no count of extents. Extent: `class` (u16), `extent_index` (u16), `base_global_index`, `slot_count`, `slot_size`,
+    /// `meta_offset`, `data_offset`.
+    Rapace05,
+}
+
+impl Dialect {
+    /// An extent of 0.5 names its slot size where the upper half of an offset (0) is in 0.4.
+    fn of(class: &[u8], extent: Option<&[u8]>) -> Self {
+        let slot_size = u32_at(class, class::SLOT_SIZE);
+        match extent {
+            Some(extent) if slot_size != 0 && u32_at(extent, 12) == slot_size => Self::Rapace05,
+            _ => Self::Rapace04,
+        }
+    }
+
+    fn total_slots(self, class: &[u8]) -> u32 {
+        u32_at(
+            class,
+            if self == Self::Rapace04 {
+                class::TOTAL_SLOTS
+            } else {
+                12
+            },
+        )
+    }
+
+    fn free_head(self) -> usize {
+        if self == Self::Rapace04 {
+            class::FREE_HEAD
+        } else {
+            16
+        }
+    }
+
+    fn slot_shift(self, class: &[u8]) -> u32 {
+        match self {
+            Self::Rapace04 => u32::from(class[class::EXTENT_SLOT_SHIFT]),
+            Self::Rapace05 => u32_at(class, 8),
+        }
+    }
+
+    /// Extents that the class header counts.
+    fn extents(self, class: &[u8]) -> usize {
+        if self == Self::Rapace04 {
+            usize::from(class[class::EXTENT_COUNT])
+        } else {
+            0
+        }
+    }
+
+    /// Class number, slots, and the offsets of metadata and data within the extent.
+    fn extent(self, extent: &[u8]) -> (u8, u32, u32, u32) {
+        let (count, meta, data) = match self {
+            Self::Rapace04 => (extent::SLOT_COUNT, extent::META_OFFSET, extent::DATA_OFFSET),
+            Self::Rapace05 => (8, 16, 20),
+        };
+        (
+            extent[extent::SIZE_CLASS],
+            u32_at(extent, count),
+            u32_at(extent, meta),
+            u32_at(extent, data),
+        )
+    }
+}
+
 impl HubReader {
     /// Reads every slot's metadata: two to four system calls per class.
     pub fn scan_slots(&self) -> SlotScan {
@@ -114,11 +186,20 @@ impl HubReader {
                 .push("its header cannot be read: the file is cut short".into());
             return found;
         };
-        let shift = u32::from(header[class::EXTENT_SLOT_SHIFT]);
-        let extents = usize::from(header[class::EXTENT_COUNT]);
+        // The first 0 ends them.
+        let offsets: Vec<u64> = (0..class::MAX_EXTENTS)
+            .map(|id| u64_at(&header, class::EXTENT_OFFSETS + id * 8))
+            .take_while(|offset| *offset != 0)
+            .collect();
+        let first = offsets
+            .first()
+            .and_then(|offset| self.read_at(*offset, extent::HEADER_SIZE));
+        let dialect = Dialect::of(&header, first.as_deref());
+        let shift = dialect.slot_shift(&header);
+        let extents = dialect.extents(&header);
         found.slot_size = u32_at(&header, class::SLOT_SIZE);
-        found.total = u32_at(&header, class::TOTAL_SLOTS);
-        found.free_head = u64_at(&header, class::FREE_HEAD);
+        found.total = dialect.total_slots(&header);
+        found.free_head = u64_at(&header, dialect.free_head());
         if extents > class::MAX_EXTENTS || shift > 24 || found.slot_size == 0 {
             found.problems.push(format!(
                 "its header says {extents} extents of 2^{shift} slots of {} bytes",
@@ -126,18 +207,23 @@ impl HubReader {
             ));
             return found;
         }
-        for id in 0..extents {
-            let offset = u64_at(&header, class::EXTENT_OFFSETS + id * 8);
-            if let Err(problem) = self.scan_extent(&mut found, id as u32, offset, shift) {
+        for (id, offset) in (0..).zip(&offsets) {
+            if let Err(problem) = self.scan_extent(&mut found, dialect, id, *offset, shift) {
                 found
                     .problems
                     .push(format!("extent {id} at offset {offset}: {problem}"));
             }
         }
+        if extents > offsets.len() {
+            found.problems.push(format!(
+                "its header says {extents} extents and has offsets of {}",
+                offsets.len()
+            ));
+        }
         let mut again = [0; 8];
         let reread = self
             .file
-            .read_exact_at(&mut again, at + class::FREE_HEAD as u64);
+            .read_exact_at(&mut again, at + dialect.free_head() as u64);
         found.steady = reread.is_ok() && u64::from_ne_bytes(again) == found.free_head;
         if found.steady {
             check_free_list(&mut found);
@@ -148,28 +234,26 @@ impl HubReader {
     fn scan_extent(
         &self,
         found: &mut ClassSlots,
+        dialect: Dialect,
         id: u32,
         offset: u64,
         shift: u32,
     ) -> Result<(), String> {
-        if offset == 0 || !offset.is_multiple_of(8) {
+        if !offset.is_multiple_of(8) {
             return Err("is no place for an extent".into());
         }
         let header = self
             .read_at(offset, extent::HEADER_SIZE)
             .ok_or("lies outside of the file")?;
-        let count = u32_at(&header, extent::SLOT_COUNT);
-        if header[extent::SIZE_CLASS] != found.class {
-            return Err(format!(
-                "says that it is of class {}",
-                header[extent::SIZE_CLASS]
-            ));
+        let (class, count, meta, data) = dialect.extent(&header);
+        if class != found.class {
+            return Err(format!("says that it is of class {class}"));
         }
         if u64::from(count) > 1 << shift || found.slots.len() + count as usize > MAX_SLOTS {
             return Err(format!("says that it has {count} slots"));
         }
-        let meta = offset.saturating_add(u32_at(&header, extent::META_OFFSET).into());
-        let data = offset.saturating_add(u32_at(&header, extent::DATA_OFFSET).into());
+        let meta = offset.saturating_add(meta.into());
+        let data = offset.saturating_add(data.into());
         let meta_bytes = count as usize * slot::META_SIZE;
         let entries = self
             .read_at(meta, meta_bytes)

@@ -498,3 +498,40 @@ fn what_lies_before_a_cut_is_still_read() {
         None
     );
 }
+
+#[test]
+fn the_headers_of_rapace_05_are_read_too() {
+    let mut fixture = Fixture::new();
+    let slots = fixture::SLOTS;
+    for number in 0..class::COUNT {
+        let header = classes_at() + number * class::SIZE;
+        let extent = slot_at(number, 0) - 64;
+        let words = |words: &[u32]| {
+            words
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .collect::<Vec<u8>>()
+        };
+        // slot_size, slots_per_extent, extent_slot_shift, total_slots, then the free head (first free 1, tag 3).
+        fixture.set(header, &words(&[64, slots, slots.ilog2(), slots, 1, 3]));
+        let data = 64 + slots * 16;
+        fixture.set(
+            extent,
+            &words(&[number as u32, 0, slots, 64, 64, data, 0, 0]),
+        );
+        fixture.set(
+            slot_at(number, 0) + slot::STATE,
+            &slot::STATE_ALLOCATED.to_ne_bytes(),
+        );
+    }
+    let reader = HubReader::open_path(&fixture.write()).unwrap();
+    for class in reader.scan_slots().classes {
+        assert_eq!(class.problems, Vec::<String>::new());
+        let counts = class.observation();
+        assert_eq!(
+            (counts.total, counts.free, counts.allocated),
+            (slots, slots - 1, 1)
+        );
+    }
+    assert_eq!(check(&reader), Vec::<String>::new());
+}
