@@ -112,6 +112,9 @@ fn signalled(case: &Case<'_>, ring: &Ring) -> Verdict {
             },
             // It may have been the token of an earlier signal.
             None if own.at < ring.at => unknown(),
+            // The head is read at a call's return, and an entry may be published after the signal and before that. A
+            // token that was taken before the entry was there was no signal for it.
+            _ if own.head.is_none_or(|head| head < case.ring.head) => unknown(),
             _ => Verdict {
                 cause: Cause::ConsumedThenSlept,
                 culprit: Some((own.proc, own.tid)),

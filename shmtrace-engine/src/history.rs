@@ -47,6 +47,8 @@ pub(crate) struct Take {
     pub(crate) at: Mono,
     pub(crate) proc: ProcId,
     pub(crate) tid: Tid,
+    /// The lane's head when the call returned, where it was read.
+    pub(crate) head: Option<u64>,
 }
 
 /// A look at the lane's indexes, from whatever source.

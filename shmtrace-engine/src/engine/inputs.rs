@@ -204,8 +204,9 @@ impl Engine {
                     return;
                 };
                 lane.history.event(event);
-                if let Some(rings) = rings {
-                    lane.history.seen(event.at, of(rings, ends.takes.direction));
+                let indexes = rings.map(|rings| of(&rings, ends.takes.direction));
+                if let Some(indexes) = indexes {
+                    lane.history.seen(event.at, indexes);
                 }
                 if *result > 0 {
                     self.servers.saw(event.proc, event.tid);
@@ -214,6 +215,7 @@ impl Engine {
                         at: event.at,
                         proc: event.proc,
                         tid: event.tid,
+                        head: indexes.map(|indexes| indexes.head),
                     });
                 }
             }
