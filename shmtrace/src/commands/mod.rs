@@ -5,6 +5,7 @@ pub mod dump;
 pub mod explain;
 pub mod inspect;
 pub mod kill;
+pub mod nudge;
 pub mod record;
 pub mod run;
 pub mod shell;

@@ -95,13 +95,23 @@ enum Format {
 
 /// Direction of a lane, as on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Lane {
+pub(crate) enum Lane {
     /// host->peer
     #[value(name = "host->peer", alias = "to-peer")]
     ToPeer,
     /// peer->host
     #[value(name = "peer->host", alias = "to-host")]
     ToHost,
+}
+
+impl Lane {
+    /// As the engine calls it.
+    pub(crate) fn direction(self) -> Direction {
+        match self {
+            Self::ToPeer => Direction::ToPeer,
+            Self::ToHost => Direction::ToHost,
+        }
+    }
 }
 
 /// One word of `--fail-on`.
@@ -218,10 +228,7 @@ impl Tracing {
             events: self.events,
             verbose: self.verbose,
             peers: self.peers.iter().copied().map(PeerId).collect(),
-            lane: self.lane.map(|lane| match lane {
-                Lane::ToPeer => Direction::ToPeer,
-                Lane::ToHost => Direction::ToHost,
-            }),
+            lane: self.lane.map(Lane::direction),
             codes: self.codes.iter().copied().collect::<BTreeSet<_>>(),
             fail_on,
             record: self.record.clone(),
