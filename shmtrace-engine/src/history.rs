@@ -226,6 +226,26 @@ impl History {
         }
     }
 
+    /// The history as it was at an earlier time, when the ring was like this.
+    pub(crate) fn until(&self, at: Mono, ring: Indexes) -> Self {
+        let mut earlier = self.clone();
+        earlier.rings.retain(|ring| ring.at <= at);
+        earlier.takes.retain(|take| take.at <= at);
+        earlier.tokens = Tokens::default();
+        // The last ring that saw an older head is a look at it.
+        let older = earlier
+            .complete_rings()
+            .filter_map(|call| Some((call.at, call.head?)))
+            .filter(|(_, head)| *head < ring.head)
+            .map(|(at, head)| Seen {
+                at,
+                ring: Indexes { head, ..ring },
+            })
+            .next_back();
+        earlier.before_publish = older.or(self.first_seen);
+        earlier
+    }
+
     /// Whether every publish of the entries from `tail` on happened while the records were complete.
     pub(crate) fn covers(&self, tail: u64) -> bool {
         self.first_seen.is_some_and(|first| first.ring.head <= tail)

@@ -291,6 +291,9 @@ pub struct ThreadObservation {
     pub runs: Option<u64>,
     /// How often it gave up the CPU by itself; a greater count proves that it slept in between.
     pub sleeps: Option<u64>,
+    /// Time on a CPU so far, ns; grows from tick to tick while it runs, so an equal value shows that it did not.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub cpu_ns: Option<u64>,
     /// It ran during the observation (run counts before and after differ).
     pub ran_meanwhile: bool,
     /// What it sleeps on, as far as this lane is concerned.

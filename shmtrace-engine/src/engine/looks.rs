@@ -8,7 +8,7 @@ use crate::{
     Cause, Code, LaneId, Mono, Output, Request, State, Tid, cause,
     condition::Key,
     explain::sentence,
-    history::Ring,
+    history::{History, Ring},
     input::{Indexes, LaneObservation, Sample, ThreadObservation},
     lane::{Lane, Open, Suspicion},
     stuck::{self, Shown},
@@ -212,7 +212,7 @@ impl Engine {
             return;
         };
         let verdict = (code == Code::MissedWakeup).then(|| match told {
-            true => self.cause(id, seen.after),
+            true => self.cause(id, &self.lanes[&id].history, seen.after),
             false => cause::unknown(),
         });
         let cause = verdict.map(|verdict| verdict.cause);
@@ -235,10 +235,7 @@ impl Engine {
         self.say(finding);
     }
 
-    pub(super) fn cause(&self, id: LaneId, ring: Indexes) -> cause::Verdict {
-        let Some(lane) = self.lanes.get(&id) else {
-            return cause::unknown();
-        };
+    pub(super) fn cause(&self, id: LaneId, history: &History, ring: Indexes) -> cause::Verdict {
         let producer = self.producer(id);
         let strays: Vec<Ring> = self
             .lanes
@@ -253,7 +250,7 @@ impl Engine {
             })
             .collect();
         cause::judge(&cause::Case {
-            history: &lane.history,
+            history,
             ring,
             consumer: self.consumer(id),
             strays: &strays,
@@ -292,7 +289,9 @@ impl Engine {
             return;
         }
         let note = woken_by(lane, *since, healed.at);
-        let verdict = self.cause(healed.lane, first.after);
+        // What healed it is not what caused it.
+        let story = lane.history.until(first.begun, first.after);
+        let verdict = self.cause(healed.lane, &story, first.after);
         if verdict.cause == Cause::Unknown {
             return; // a claim about a lane that works again needs its whole story
         }

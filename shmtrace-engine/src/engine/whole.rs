@@ -186,15 +186,18 @@ impl Engine {
             (now.state == 'R'
                 && before.state == 'R'
                 && before.runs.is_some()
-                && before.runs == now.runs)
+                && before.runs == now.runs
+                && before.cpu_ns.is_some()
+                && before.cpu_ns == now.cpu_ns)
                 .then_some(())
         };
+        let bystanders = self.servers.bystanders(&seen.consumer, lane.service);
         let starved = seen.consumer.proc.is_some()
             && seen
                 .consumer
                 .threads
                 .iter()
-                .any(|thread| waits(thread).is_some());
+                .any(|thread| !bystanders.contains(&thread.tid) && waits(thread).is_some());
         if !starved {
             self.conclude(|held| *held == key, State::Recovered, "it runs again");
             return;

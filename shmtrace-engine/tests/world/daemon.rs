@@ -53,8 +53,14 @@ impl World {
                 self.drain();
                 self.sample();
                 self.next_tick = self.now + TICK;
+                self.advance();
+            } else if self
+                .engine
+                .next_timeout()
+                .is_some_and(|at| at.0 <= self.now)
+            {
+                self.advance();
             }
-            self.advance();
             self.serve_requests();
             // The engine's own time comes before the next tick if it is due earlier, but time does pass.
             let due = self.engine.next_timeout().map_or(u64::MAX, |at| at.0);
@@ -180,6 +186,7 @@ impl World {
                     wchan: None,
                     runs: Some(thread.runs),
                     sleeps: Some(thread.sleeps),
+                    cpu_ns: Some(thread.cpu_ns),
                     ran_meanwhile: false,
                     waits_for: thread.waits_for,
                 })

@@ -96,6 +96,10 @@ impl Process {
         let task = task.as_fd();
         read_once(task, "schedstat", buffer)?;
         let runs = parse_runs(buffer);
+        let cpu_ns = buffer
+            .split(u8::is_ascii_whitespace)
+            .next()
+            .and_then(number);
         read_once(task, "status", buffer)?;
         let mut thread = ThreadObservation {
             tid,
@@ -105,6 +109,7 @@ impl Process {
             wchan: None,
             runs,
             sleeps: status_field(buffer, b"voluntary_ctxt_switches:").and_then(number),
+            cpu_ns,
             ran_meanwhile: false,
             waits_for: WaitsFor::Nothing,
         };

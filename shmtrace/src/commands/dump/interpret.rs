@@ -244,6 +244,7 @@ mod tests {
             wchan: None,
             runs: Some(runs),
             sleeps: Some(1),
+            cpu_ns: None,
             ran_meanwhile: false,
             waits_for,
         }

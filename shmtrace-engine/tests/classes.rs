@@ -1,0 +1,444 @@
+//! The classes of findings besides missed wakeups, and the life of a finding.
+
+mod world;
+
+use shmtrace_engine::{
+    Code, Config, HubId, PeerId, State, Tid,
+    input::{
+        ClassObservation, DescriptorObservation, Indexes, Input, MemoryObservation,
+        PeerEntryObservation, SlotObservation, Topology, Violation, WaitsFor,
+    },
+};
+use world::*;
+
+fn said(world: &World, state: State) -> Vec<Code> {
+    world
+        .with_state(state)
+        .iter()
+        .map(|finding| finding.code)
+        .collect()
+}
+
+#[test]
+fn a_token_that_nobody_takes_is_not_draining() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.send(to_peer(0));
+    world.wait(300 * MS);
+    world.assert_missed(to_peer(0), Code::NotDraining, None);
+}
+
+#[test]
+fn a_consumer_in_another_call_is_blocked_with_and_without_token() {
+    for token in [false, true] {
+        for wait in [WaitsFor::Other, WaitsFor::Futex, WaitsFor::HubFutex(44)] {
+            let mut world = World::new(1);
+            world.round_trips(0, 3);
+            world.sleep(plugin(0), wait);
+            world.send(to_peer(0));
+            world.ring_of(to_peer(0)).tokens = u32::from(token);
+            world.wait(300 * MS);
+            world.assert_missed(to_peer(0), Code::ConsumerBlocked, None);
+        }
+    }
+}
+
+#[test]
+fn a_consumer_in_another_call_is_no_finding_while_nothing_waits() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.sleep(plugin(0), WaitsFor::Other);
+    world.ring_of(to_peer(0)).tokens = 1;
+    world.wait(5000 * MS);
+    world.assert_clean();
+}
+
+#[test]
+fn a_full_ring_with_a_blocked_consumer_is_ring_full() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.sleep(plugin(0), WaitsFor::Other);
+    world.run(HOST);
+    for _ in 0..CAPACITY {
+        world.publish(to_peer(0));
+        world.ring(to_peer(0));
+    }
+    world.sleep(HOST, WaitsFor::HubFutex(44));
+    world.wait(300 * MS);
+    world.assert_missed(to_peer(0), Code::RingFull, None);
+}
+
+#[test]
+fn a_full_ring_that_is_emptied_is_fine() {
+    let mut world = World::new(1);
+    for _ in 0..20 {
+        world.run(HOST);
+        for _ in 0..CAPACITY {
+            world.publish(to_peer(0));
+            world.ring(to_peer(0));
+        }
+        world.sleep(HOST, WaitsFor::HubFutex(44));
+        world.run(plugin(0));
+        world.wait(30 * MS);
+        world.serve(to_peer(0));
+        world.wait(2 * MS);
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn a_woken_thread_that_gets_no_cpu_is_starved_and_one_that_computes_is_not() {
+    for computes in [false, true] {
+        let mut world = World::new(1);
+        world.round_trips(0, 3);
+        world.send(to_peer(0));
+        world.run(plugin(0));
+        for _ in 0..60 {
+            world.wait(50 * MS);
+            if computes {
+                world.threads.get_mut(&plugin(0)).expect("thread").cpu_ns += 50 * MS;
+            }
+        }
+        let expected: &[Code] = if computes { &[] } else { &[Code::Starved] };
+        assert_eq!(
+            said(&world, State::Missed),
+            expected,
+            "computes: {computes}"
+        );
+        world.serve(to_peer(0));
+        world.send(to_host(0));
+        world.serve(to_host(0));
+        world.wait(50 * MS);
+        world.send(to_peer(0));
+        world.run(plugin(0));
+        world.wait(400 * MS);
+        world.serve(to_peer(0));
+        world.wait(400 * MS);
+        assert_eq!(said(&world, State::Missed), expected);
+    }
+}
+
+#[test]
+fn a_cpu_quota_that_holds_the_consumer_back_is_no_finding() {
+    let mut world = World::new(1);
+    for _ in 0..50 {
+        world.send(to_peer(0));
+        world.run(plugin(0));
+        world.wait(100 * MS);
+        world.serve(to_peer(0));
+    }
+    world.assert_clean();
+}
+
+fn entry(flags: u32, alive: bool) -> PeerEntryObservation {
+    PeerEntryObservation {
+        peer: PeerId(0),
+        flags,
+        last_seen: 0,
+        alive: Some(alive),
+    }
+}
+
+#[test]
+fn a_dead_peer_with_an_active_entry_is_peer_died_until_the_host_notices() {
+    let mut world = World::new(1);
+    world.hub.peers = vec![entry(1, true)];
+    world.wait(2000 * MS);
+    world.assert_clean();
+    world.kill(plugin(0));
+    world.hub.peers = vec![entry(1, false)];
+    world.wait(2000 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::PeerDied]);
+    world.hub.peers = vec![entry(1 << 2, false)];
+    world.wait(2000 * MS);
+    assert_eq!(said(&world, State::Recovered), [Code::PeerDied]);
+}
+
+#[test]
+fn a_host_that_reaps_its_child_in_time_is_fine() {
+    let mut world = World::new(1);
+    world.hub.peers = vec![entry(1, true)];
+    world.wait(1000 * MS);
+    world.kill(plugin(0));
+    world.hub.peers = vec![entry(1, false)];
+    world.wait(200 * MS);
+    world.hub.peers = vec![entry(1 << 2, false)];
+    world.wait(2000 * MS);
+    world.assert_clean();
+}
+
+#[test]
+fn a_dead_consumer_is_no_missed_wakeup() {
+    let mut world = World::new(1);
+    world.kill(plugin(0));
+    world.send(to_peer(0));
+    world.wait(1000 * MS);
+    world.assert_clean();
+}
+
+#[test]
+fn a_broken_ring_is_said_once() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.wait(3000 * MS);
+    world.hub.violations = vec![Violation {
+        lane: Some(to_peer(0)),
+        what: "descriptor 3 was overwritten".to_owned(),
+    }];
+    world.wait(3000 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::RingCorrupt]);
+}
+
+#[test]
+fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
+    for anew in [false, true] {
+        let mut world = World::new(1);
+        world.round_trips(0, 3);
+        world.wait(3000 * MS);
+        if anew {
+            world.thread(Tid(900), 900, "plugin", 1);
+            world.kill(plugin(0));
+            world.tell(Input::Topology(Topology::Peer(
+                shmtrace_engine::input::PeerBinding {
+                    hub: HUB,
+                    peer: PeerId(0),
+                    name: String::new(),
+                    plugin: Some(proc_of(900)),
+                    host: Some(proc_of(100)),
+                    host_end: None,
+                    plugin_end: None,
+                    flags: 1,
+                    certain: true,
+                },
+            )));
+        }
+        world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
+        world.wait(1000 * MS);
+        let expected: &[Code] = if anew { &[] } else { &[Code::RingCorrupt] };
+        assert_eq!(said(&world, State::Missed), expected);
+    }
+}
+
+const SLOT: SlotObservation = SlotObservation {
+    class: 1,
+    index: 7,
+    generation: 3,
+    owner: 0,
+};
+
+#[test]
+fn slots_that_nothing_refers_to_are_stuck_once_everybody_sleeps() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.hub.orphans = vec![SLOT];
+    world.wait(1500 * MS);
+    world.assert_clean();
+    world.wait(2500 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::SlotsStuck]);
+    world.hub.orphans.clear();
+    world.wait(1000 * MS);
+    assert_eq!(said(&world, State::Recovered), [Code::SlotsStuck]);
+}
+
+#[test]
+fn slots_that_come_and_go_or_are_worked_on_are_fine() {
+    let mut world = World::new(1);
+    for generation in 0..40 {
+        world.hub.orphans = vec![SlotObservation { generation, ..SLOT }];
+        world.wait(300 * MS);
+    }
+    world.hub.all_asleep = Some(false);
+    world.hub.orphans = vec![SLOT];
+    world.wait(10_000 * MS);
+    world.assert_clean();
+}
+
+#[test]
+fn a_class_without_a_free_slot_is_stuck_only_if_it_lasts_and_all_sleep() {
+    let full = ClassObservation {
+        slot_size: 1024,
+        total: 4,
+        free: 0,
+        allocated: 0,
+        in_flight: 4,
+    };
+    for asleep in [false, true] {
+        let mut world = World::new(1);
+        world.hub.all_asleep = Some(asleep);
+        world.hub.classes = vec![full];
+        world.wait(5000 * MS);
+        let expected: &[Code] = if asleep { &[Code::SlotsStuck] } else { &[] };
+        assert_eq!(said(&world, State::Missed), expected);
+    }
+}
+
+fn expecting() -> World {
+    let config = Config {
+        expect_progress: Some(1000 * MS),
+        ..Config::default()
+    };
+    World::with(1, config)
+}
+
+fn request(channel: u32) -> DescriptorObservation {
+    DescriptorObservation {
+        lane: to_peer(0),
+        index: u64::from(channel),
+        waiting: false,
+        msg_id: 70 + u64::from(channel),
+        channel,
+        method: 5,
+        flags: 0,
+    }
+}
+
+#[test]
+fn a_request_without_an_answer_is_unanswered() {
+    let mut world = expecting();
+    world.round_trips(0, 2);
+    world.hub.peers = vec![entry(1, true)];
+    world.hub.calls = vec![request(3)];
+    world.send(to_peer(0));
+    world.serve(to_peer(0));
+    world.wait(3000 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::Unanswered]);
+    let text = &world.with_state(State::Missed)[0].explanation;
+    assert!(
+        text.contains("plugin-0") && text.contains("channel 3"),
+        "{text}"
+    );
+}
+
+#[test]
+fn quiet_with_nothing_open_is_never_enqueued() {
+    let mut world = expecting();
+    world.round_trips(0, 2);
+    world.wait(3000 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::NeverEnqueued]);
+    world.round_trips(0, 1);
+    world.wait(500 * MS);
+    assert_eq!(said(&world, State::Recovered), [Code::NeverEnqueued]);
+}
+
+#[test]
+fn quiet_is_fine_where_nobody_expects_progress_or_somebody_works() {
+    let mut world = World::new(1);
+    world.round_trips(0, 2);
+    world.wait(60_000 * MS);
+    world.assert_clean();
+    let mut world = expecting();
+    world.run(plugin(0));
+    world.wait(10_000 * MS);
+    world.assert_clean();
+}
+
+fn memory(current: u64, oom_kills: u64, limit_hits: u64) -> MemoryObservation {
+    MemoryObservation {
+        at: shmtrace_engine::Mono(0),
+        cgroup: "/build".to_owned(),
+        current,
+        max: Some(1 << 30),
+        oom_kills,
+        limit_hits,
+    }
+}
+
+#[test]
+fn an_oom_kill_and_a_full_cgroup_in_which_nothing_moves_are_memory_limit() {
+    for (after, found) in [
+        (memory(1 << 20, 1, 0), true),
+        (memory(1 << 30, 0, 9), true),
+        (memory(1 << 30, 0, 0), false),
+        (memory(1 << 20, 0, 0), false),
+    ] {
+        let mut world = World::new(1);
+        world.memory = Some(memory(1 << 20, 0, 0));
+        world.wait(4000 * MS);
+        world.memory = Some(after.clone());
+        for more in 1..5 {
+            world.wait(1000 * MS);
+            if after.limit_hits > 0 {
+                world.memory = Some(memory(1 << 30, 0, 9 + more));
+            }
+        }
+        let expected: &[Code] = if found { &[Code::MemoryLimit] } else { &[] };
+        assert_eq!(said(&world, State::Missed), expected, "{after:?}");
+    }
+}
+
+/// The host publishes and does not ring.
+fn stick(world: &mut World) {
+    world.run(HOST);
+    world.publish(to_peer(0));
+    world.idle(HOST, to_peer(0));
+}
+
+#[test]
+fn a_finding_lives_from_suspect_to_recovered_under_one_number_and_is_counted() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    for round in 1..=3 {
+        stick(&mut world);
+        world.wait(200 * MS);
+        world.send(to_peer(0));
+        world.serve(to_peer(0));
+        world.wait(200 * MS);
+        let life: Vec<_> = world
+            .findings
+            .drain(..)
+            .map(|f| (f.id, f.state, f.count))
+            .collect();
+        let id = life[0].0;
+        assert_eq!(
+            life,
+            [
+                (id, State::Suspect, 1),
+                (id, State::Missed, round),
+                (id, State::Recovered, round)
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_finding_ends_with_its_process_or_hub() {
+    for hub in [false, true] {
+        let mut world = World::new(1);
+        world.round_trips(0, 3);
+        stick(&mut world);
+        world.wait(200 * MS);
+        if hub {
+            world.rings.clear();
+            world.tell(Input::Topology(Topology::HubGone { hub: HUB }));
+        } else {
+            world.kill(plugin(0));
+        }
+        world.wait(200 * MS);
+        assert_eq!(said(&world, State::Ended), [Code::MissedWakeup]);
+        assert_eq!(said(&world, State::Missed), [Code::MissedWakeup]);
+    }
+}
+
+#[test]
+fn a_stuck_lane_is_said_once_however_long_it_lasts_and_whatever_piles_up() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    stick(&mut world);
+    world.wait(200 * MS);
+    for _ in 0..6 {
+        stick(&mut world);
+        world.wait(1000 * MS);
+    }
+    world.wait(60_000 * MS);
+    assert_eq!(world.findings.len(), 2, "suspect and missed");
+}
+
+#[test]
+fn a_hub_that_nobody_told_of_is_no_trouble() {
+    let mut world = World::new(1);
+    let mut seen = world.hub.clone();
+    seen.hub = HubId(77);
+    world.tell(Input::Hub(Box::new(seen)));
+    world.wait(100 * MS);
+    world.assert_clean();
+}
