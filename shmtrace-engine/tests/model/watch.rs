@@ -225,6 +225,7 @@ impl Watch {
                     wchan: None,
                     runs: Some(self.runs[thread]),
                     sleeps: Some(self.sleeps[thread]),
+                    cpu_ns: None,
                     ran_meanwhile: false,
                     waits_for: waits_for(state, thread),
                 })
