@@ -449,7 +449,7 @@ fn waiting_descriptors_must_refer_to_slots_in_flight() {
     );
     fixture.set(
         descriptor_at(PEER, Direction::ToPeer, 0) + desc::PAYLOAD_SLOT,
-        &(1_u32 << 29 | 77).to_ne_bytes(),
+        &(1_u32 << 29 | 0x4d).to_ne_bytes(),
     );
     let problems = check(&reader);
     assert!(

@@ -99,8 +99,7 @@ fn send(process: &Process) -> std::io::Result<()> {
 fn output_of(process: &Process) -> Output {
     let link = format!("/proc/{}/fd/2", process.id().pid);
     let target = std::fs::read_link(&link)
-        .map(|target| target.display().to_string())
-        .unwrap_or_else(|_| "nowhere".into());
+        .map_or_else(|_| "nowhere".into(), |target| target.display().to_string());
     // Only a regular file can be read without effect: opening a pipe or terminal would take what others wait for.
     if !std::fs::metadata(&link).is_ok_and(|metadata| metadata.is_file()) {
         return Output::Elsewhere(target);

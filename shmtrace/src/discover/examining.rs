@@ -1,0 +1,174 @@
+//! Looking at processes: those that are new, those that something happened to, and all others now and then.
+
+use std::{collections::BTreeSet, io};
+
+use shmtrace_engine::{HubId, Mono, input::Topology};
+
+use super::{Changes, Discovery, Hub, MAX_HUBS, member::Member};
+use crate::{
+    hub::{HubProblem, HubReader, looks_like_a_hub},
+    process::{FileKey, MapEntry},
+};
+
+/// How often a process that maps a hub is examined without a hint (ns).
+const PARTICIPANT_AGAIN: u64 = 2_000_000_000;
+/// How often any other process is (ns).
+const OTHER_AGAIN: u64 = 5_000_000_000;
+/// Processes examined in one refresh; the rest follows in the next. One costs about 100 us.
+const BUDGET: usize = 256;
+
+impl Discovery {
+    /// Enters new processes, removes those that left.
+    pub(super) fn follow(&mut self, live: &[u32], now: Mono) {
+        let live: BTreeSet<u32> = live.iter().copied().collect();
+        let gone: Vec<u32> = self
+            .members
+            .keys()
+            .filter(|pid| !live.contains(pid))
+            .copied()
+            .collect();
+        for pid in gone {
+            self.remove(pid);
+        }
+        for pid in live {
+            if !self.members.contains_key(&pid)
+                && let Ok(member) = Member::new(pid, now)
+            {
+                self.members.insert(pid, member);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, pid: u32) {
+        self.stale |= self.members.remove(&pid).is_some();
+        for hub in &mut self.hubs {
+            hub.unsettled |= hub.participants.contains(&pid);
+        }
+    }
+
+    /// Examines the processes that are due; true if there was one.
+    pub(super) fn examine_due(&mut self, now: Mono, changes: &mut Changes) -> bool {
+        let due: Vec<u32> = self
+            .members
+            .values()
+            .filter(|member| {
+                let again = if member.process.is_some() {
+                    PARTICIPANT_AGAIN
+                } else {
+                    OTHER_AGAIN
+                };
+                member.hinted
+                    || member.is_fresh_copy(now)
+                    || member.examined.is_none_or(|at| now.since(at) >= again)
+            })
+            .map(|member| member.id.pid)
+            .take(BUDGET)
+            .collect();
+        for pid in &due {
+            if self.examine(*pid, now, changes).is_err() {
+                self.remove(*pid);
+            }
+        }
+        !due.is_empty()
+    }
+
+    fn examine(&mut self, pid: u32, now: Mono, changes: &mut Changes) -> io::Result<()> {
+        self.stale = true;
+        let Some(member) = self.members.get_mut(&pid) else {
+            return Ok(());
+        };
+        let first = member.examined.is_none();
+        member.examine_mappings(now, &mut self.buffer)?;
+        let candidates: Vec<MapEntry> = member
+            .mappings
+            .iter()
+            .filter(|entry| entry.offset == 0)
+            .cloned()
+            .collect();
+        let mut again = false;
+        for entry in candidates {
+            again |= self.consider(pid, &entry, now, changes);
+        }
+        let hubs: Vec<FileKey> = self.hubs.iter().map(|hub| hub.file).collect();
+        let Some(member) = self.members.get_mut(&pid) else {
+            return Ok(());
+        };
+        let maps_hub = member.maps(|entry| hubs.contains(&entry.file));
+        member.hinted = again;
+        let name_before = member.name.clone();
+        member.examine_rest(maps_hub, &mut self.buffer);
+        if first && !maps_hub {
+            return Ok(());
+        }
+        if (first || name_before != member.name) && maps_hub {
+            changes.topology.push(Topology::Process {
+                proc: member.id,
+                name: member.name.clone(),
+            });
+        }
+        let parent = member.parent;
+        let words = self
+            .members
+            .get(&parent)
+            .map(|parent| parent.words().to_vec());
+        let Some(member) = self.members.get_mut(&pid) else {
+            return Ok(());
+        };
+        member.compare_with(words.as_deref());
+        if let Some(process) = &member.process
+            && let Err(error) = self.sockets.include(process)
+        {
+            let note = format!("doorbell queues are read through copied fds: {error}");
+            self.note_if(true, &note, changes);
+        }
+        for hub in &mut self.hubs {
+            hub.unsettled |= hub.participants.contains(&pid) || maps_hub;
+        }
+        Ok(())
+    }
+
+    /// Looks whether a mapped file is a hub, and takes it in; true if it may become one a moment later.
+    fn consider(&mut self, pid: u32, entry: &MapEntry, now: Mono, changes: &mut Changes) -> bool {
+        let known = self.hubs.iter().any(|hub| hub.file == entry.file);
+        if known || !self.dismissed.is_due(entry.file, now) {
+            return false;
+        }
+        let Some(process) = self
+            .members
+            .get(&pid)
+            .and_then(|member| member.process.as_ref())
+        else {
+            return false;
+        };
+        if self.dismissed.is_served_by_a_process(process, entry.file) {
+            return false;
+        }
+        if !looks_like_a_hub(process, entry).is_ok_and(|is_hub| is_hub) {
+            return self.dismissed.add(entry.file, now);
+        }
+        if self.hubs.len() >= MAX_HUBS {
+            let note = format!("more than {MAX_HUBS} hubs: {} is not followed", entry.path);
+            self.note_if(true, &note, changes);
+            return false;
+        }
+        match HubReader::open_mapping(process, entry) {
+            Ok(reader) => {
+                self.dismissed.remove(entry.file);
+                self.hubs_made += 1;
+                let hub = Hub::new(HubId(self.hubs_made), entry.file, reader, now);
+                changes.topology.push(Topology::Hub {
+                    hub: hub.id,
+                    path: entry.path.clone(),
+                });
+                self.hubs.push(hub);
+                false
+            }
+            Err(error) => {
+                let young = self.dismissed.add(entry.file, now) && error.problem.may_pass();
+                changes.unsupported |= matches!(error.problem, HubProblem::Version { .. });
+                self.note_if(!young, &error.to_string(), changes);
+                young
+            }
+        }
+    }
+}
