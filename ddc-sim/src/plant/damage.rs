@@ -1,6 +1,8 @@
 //! Damage to the shared file: slots that nobody will free, ring indexes that cannot be.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
 
 use super::{Heal, Placed, Scene};
 use crate::order::Order;
@@ -10,6 +12,9 @@ use crate::spec::Lane;
 const SMALLEST_CLASS: usize = 0;
 /// Slots that the variant `leaked` takes.
 const LEAKED: usize = 32;
+
+/// How long a sound ring is left to be looked at before it is damaged.
+const BEFORE_DAMAGE: Duration = Duration::from_millis(300);
 
 impl Scene<'_> {
     pub(super) fn slots_stuck(&self) -> anyhow::Result<Placed> {
@@ -41,11 +46,29 @@ impl Scene<'_> {
             self.expect("an empty ring", || ring.len() == 0).await?;
         }
         match self.spec.variant {
-            "head-back" => ring.set_head(ring.head() - 1),
-            "overwritten" => ring.write(ring.tail() + 1, &self.victim()),
+            "head-back" => self.stale_producer(ring.head() - 1).await?,
+            "overwritten" => self.stale_producer(ring.head()).await?,
             "overfull" => ring.set_head(ring.tail() + ring.capacity() + 1),
             _ => ring.set_tail(ring.head() + 1),
         }
         Ok(Placed::new(answers, Heal::Never))
+    }
+
+    /// A second producer that believes the head to be where it was before: it overwrites the second of the entries that
+    /// wait, publishes its own idea of the head, and rings.
+    async fn stale_producer(&self, head: u64) -> anyhow::Result<()> {
+        // Whoever looks only now and then shall have seen what was there before.
+        tokio::time::sleep(BEFORE_DAMAGE).await;
+        self.ring.write(self.ring.tail() + 1, &self.victim());
+        self.ring.set_head(head);
+        match self.spec.lane {
+            Lane::HostToPeer => self.bell.ring().context("ringing"),
+            // The plugin's end is the plugin's: it rings when it is asked to.
+            Lane::PeerToHost => {
+                self.peer
+                    .send(Order::Ring.request(self.host.totals.next_id()))
+                    .await
+            }
+        }
     }
 }

@@ -83,6 +83,8 @@ impl Scene<'_> {
     pub(super) async fn memory_limit(&self) -> anyhow::Result<Placed> {
         let group = Group::create("memory", "limit")?;
         group.limit_memory(MEMORY_LIMIT)?;
+        // The whole tree, as a scope with a memory limit holds it.
+        group.add(std::process::id())?;
         for seat in &self.host.seats {
             group.add(seat.peer().pid)?;
         }
