@@ -16,6 +16,8 @@ const DEAD: u32 = 1 << 2;
 
 /// How often a hub is observed as a whole, ns.
 pub(crate) const LOOK: u64 = 250_000_000;
+/// How often while nothing moves in it, ns: a look reads every slot and every thread.
+pub(crate) const LOOK_IDLE: u64 = 2_000_000_000;
 /// How long a slot in flight to which nothing refers must stay as it is, while everybody sleeps, ns. A plugin may well hold
 /// a message while it works on it, but then it runs, or the rings move.
 const SLOT_LASTS: u64 = 2_000_000_000;

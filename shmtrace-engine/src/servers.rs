@@ -1,4 +1,4 @@
-//! Which threads of a consumer serve a lane, and which have nothing to do with it.
+//! Which threads of a process serve a lane, and which have nothing to do with it.
 //!
 //! A process may have a thread that computes for minutes: it must not hide a stuck lane, and a worker that is busy with what
 //! it took from the ring must. A thread is a bystander only if all of this holds:
@@ -7,10 +7,11 @@
 //! * its name is not that of any thread that was (workers of one runtime share their name);
 //! * the lane was served often, each time by one thread alone: it took the token, and the ring was empty when it slept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    ids::{ProcId, Tid},
+    history::SKEW,
+    ids::{Mono, ProcId, Tid},
     input::{ProcessObservation, ThreadObservation, WaitsFor},
 };
 
@@ -23,6 +24,8 @@ const MOST_THREADS: usize = 4096;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Servers {
     seen: BTreeSet<(ProcId, Tid)>,
+    /// When each thread last went to sleep.
+    slept: BTreeMap<(ProcId, Tid), Mono>,
 }
 
 /// How one lane was served so far.
@@ -52,9 +55,30 @@ impl Servers {
         }
     }
 
-    /// The threads of this consumer that have nothing to do with the lane.
-    pub(crate) fn bystanders(&self, consumer: &ProcessObservation, service: Service) -> Vec<Tid> {
-        let Some(proc) = consumer.proc else {
+    pub(crate) fn slept(&mut self, proc: ProcId, tid: Tid, at: Mono) {
+        if let Some(last) = self.slept.get_mut(&(proc, tid)) {
+            *last = at;
+        } else if self.slept.len() < MOST_THREADS {
+            self.slept.insert((proc, tid), at);
+        }
+    }
+
+    /// Whether a thread is known to have gone to sleep by itself after `at`, whatever it did since.
+    pub(crate) fn slept_since(&self, proc: ProcId, tid: Tid, at: Mono) -> bool {
+        self.slept
+            .get(&(proc, tid))
+            .is_some_and(|slept| slept.since(at) > SKEW)
+    }
+
+    /// A process ended: its pids may be used again.
+    pub(crate) fn ended(&mut self, proc: ProcId) {
+        self.seen.retain(|(of, _)| *of != proc);
+        self.slept.retain(|(of, _), _| *of != proc);
+    }
+
+    /// The threads of this process that have nothing to do with the lane.
+    pub(crate) fn bystanders(&self, process: &ProcessObservation, service: Service) -> Vec<Tid> {
+        let Some(proc) = process.proc else {
             return Vec::new();
         };
         if service.times < OFTEN || self.seen.len() >= MOST_THREADS {
@@ -70,7 +94,7 @@ impl Servers {
                         | WaitsFor::HubFutex(_)
                 )
         };
-        let names: BTreeSet<&str> = consumer
+        let names: BTreeSet<&str> = process
             .threads
             .iter()
             .filter(|thread| serves(thread))
@@ -79,7 +103,7 @@ impl Servers {
         if names.is_empty() {
             return Vec::new();
         }
-        let others = consumer.threads.iter();
+        let others = process.threads.iter();
         others
             .filter(|thread| !names.contains(thread.name.as_str()))
             .map(|thread| thread.tid)

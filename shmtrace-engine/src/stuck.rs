@@ -2,13 +2,8 @@
 
 use crate::{
     finding::Code,
-    ids::Tid,
     input::{LaneObservation, ThreadObservation, WaitsFor},
 };
-
-/// From publish to ring is a matter of a microsecond on a CPU: a thread that was given one this often has rung, unless it
-/// had nothing to ring for.
-const TURNS: u64 = 3;
 
 /// What an observation shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,16 +16,18 @@ pub(crate) enum Shown {
     Unseen(String),
 }
 
+/// What the records say about threads.
+pub(crate) struct Known<'a> {
+    /// A ring call is on record that covers the head.
+    pub(crate) announced: bool,
+    /// This thread of the producer rang for the head, or slept since it is there, or never rings.
+    pub(crate) past_ringing: &'a dyn Fn(&ThreadObservation) -> bool,
+    /// This thread of the consumer has nothing to do with the lane.
+    pub(crate) bystander: &'a dyn Fn(&ThreadObservation) -> bool,
+}
+
 /// Judges an observation.
-///
-/// `earlier` is an observation of the same head, from before; `announced` are the threads with a ring call on record that
-/// covers the head; `bystander` says which threads of the consumer have nothing to do with the lane.
-pub(crate) fn shown(
-    now: &LaneObservation,
-    earlier: Option<&LaneObservation>,
-    announced: &[Tid],
-    bystander: &dyn Fn(&ThreadObservation) -> bool,
-) -> Shown {
+pub(crate) fn shown(now: &LaneObservation, known: &Known<'_>) -> Shown {
     if !now.hub_intact {
         return Shown::Unseen(
             "the hub file was replaced, truncated or is not mapped any more".to_owned(),
@@ -53,16 +50,16 @@ pub(crate) fn shown(
     }
     let producer = &now.producer;
     let gone = producer.proc.is_some() && !producer.alive;
-    if producer.threads.is_empty() && !gone && announced.is_empty() {
+    if producer.threads.is_empty() && !gone && !known.announced {
         return Shown::Unseen(
             "the producer's process is not known or cannot be looked into".to_owned(),
         );
     }
-    let asleep = |thread: &ThreadObservation| is_asleep(thread) || bystander(thread);
+    let asleep = |thread: &ThreadObservation| is_asleep(thread) || (known.bystander)(thread);
     if !consumer.threads.iter().all(asleep) {
         return Shown::Moving;
     }
-    if !gone && !past_ringing(now, earlier, announced) {
+    if !gone && !past_ringing(now, known.past_ringing) {
         return Shown::Moving;
     }
     let Some(token) = now.token else {
@@ -104,36 +101,13 @@ fn is_listening(thread: &ThreadObservation) -> bool {
 
 /// No wakeup is still to come: whoever published is past its ring call, asleep or dead.
 ///
-/// Which thread published is not known, so it must be so for every one of them.
-fn past_ringing(
-    now: &LaneObservation,
-    earlier: Option<&LaneObservation>,
-    announced: &[Tid],
-) -> bool {
-    now.producer.threads.iter().all(|thread| {
-        if is_asleep(thread) || announced.contains(&thread.tid) {
-            return true;
-        }
-        let then = earlier.and_then(|earlier| {
-            let threads = &earlier.producer.threads;
-            threads.iter().find(|then| then.tid == thread.tid)
-        });
-        // A stop is counted as a sleep too.
-        let stopped = |thread: &ThreadObservation| matches!(thread.state, 'T' | 't');
-        then.is_some_and(|then| {
-            if stopped(then) || stopped(thread) {
-                return false;
-            }
-            // It gave up the CPU by itself since the head was first seen; or another thread announced the head, and
-            // this one was given a CPU so often that it would have rung as well.
-            let slept = thread.sleeps > then.sleeps;
-            let ran = then
-                .runs
-                .zip(thread.runs)
-                .is_some_and(|(then, now)| now >= then + TURNS);
-            slept || (ran && !announced.is_empty())
-        })
-    })
+/// Which thread published is not known, so it must be so for every one of them that could have. That a thread's count of
+/// sleeps grew says nothing: a stop is counted too, and a thread can be stopped between publish and ring.
+fn past_ringing(now: &LaneObservation, past: &dyn Fn(&ThreadObservation) -> bool) -> bool {
+    now.producer
+        .threads
+        .iter()
+        .all(|thread| is_asleep(thread) || past(thread))
 }
 
 /// Whether no thread of the consumer but bystanders ran between two observations; `None` if that cannot be told.

@@ -8,6 +8,7 @@ use crate::{
     condition::Key,
     finding::Code,
     history::{Ring, Take},
+    hubs,
     input::{Event, EventKind, Indexes, Loss, PeerBinding, PeerRings, Sample, Topology},
 };
 
@@ -108,6 +109,7 @@ impl Engine {
 
     pub(super) fn exited(&mut self, proc: ProcId, at: Mono) {
         self.now = self.now.max(at);
+        self.servers.ended(proc);
         let concerned: Vec<(HubId, PeerId)> = self
             .peers
             .iter()
@@ -115,6 +117,7 @@ impl Engine {
             .map(|(key, _)| *key)
             .collect();
         for (hub, peer) in concerned {
+            self.look_soon(hub, at);
             let lanes = |key: &Key| {
                 key.hub == Some(hub) && key.peer == Some(peer) && key.code != Code::PeerDied
             };
@@ -168,6 +171,9 @@ impl Engine {
 
     /// An event whose turn has come.
     pub(super) fn event(&mut self, event: &Event) {
+        if let EventKind::Sleep { .. } = event.kind {
+            self.servers.slept(event.proc, event.tid, event.at);
+        }
         match &event.kind {
             EventKind::Ring {
                 end, result, rings, ..
@@ -181,6 +187,7 @@ impl Engine {
                 let Some(lane) = self.lanes.get_mut(&ends.rings) else {
                     return;
                 };
+                self.servers.saw(event.proc, event.tid);
                 lane.history.event(event);
                 if let Some(indexes) = indexes {
                     lane.history.seen(event.at, indexes);
@@ -257,6 +264,7 @@ impl Engine {
         if before == Some(sample.ring) {
             return;
         }
+        self.look_soon(sample.lane.hub, sample.at);
         if let Some(before) = before {
             self.moved_back(sample, before);
         }
@@ -283,6 +291,13 @@ impl Engine {
             // More entries behind the stuck one do not heal it, but a new head wants a new proof.
             suspicion.restarts = 0;
             lane.look_at = sample.at;
+        }
+    }
+
+    /// Something changed in a hub that may have been idle.
+    fn look_soon(&mut self, hub: HubId, at: Mono) {
+        if let Some(hub) = self.hubs.get_mut(&hub) {
+            hub.look_at = hub.look_at.min(at.plus(hubs::LOOK));
         }
     }
 

@@ -9,9 +9,9 @@ use crate::{
     condition::Key,
     explain::sentence,
     history::{History, Ring},
-    input::{Indexes, LaneObservation, Sample, ThreadObservation},
+    input::{Indexes, LaneObservation, Sample},
     lane::{Lane, Open, Suspicion},
-    stuck::{self, Shown},
+    stuck::{self, Known, Shown},
 };
 
 /// Looks at a lane that turned out healthy are spaced by this, doubled each time, ns.
@@ -62,15 +62,30 @@ impl Engine {
         if lane.open.is_some() {
             return;
         }
-        let covering = lane
+        let covering = |ring: &&Ring| ring.head.is_some_and(|head| head >= seen.after.head);
+        let announced: Vec<Tid> = lane
             .history
             .rings
             .iter()
-            .filter(|ring| ring.head.is_some_and(|head| head >= seen.after.head));
-        let announced: Vec<Tid> = covering.map(|ring| ring.tid).collect();
+            .filter(covering)
+            .map(|ring| ring.tid)
+            .collect();
         let bystanders = self.servers.bystanders(&seen.consumer, lane.service);
-        let bystander = |thread: &ThreadObservation| bystanders.contains(&thread.tid);
-        match stuck::shown(&seen, lane.baseline.as_deref(), &announced, &bystander) {
+        let others = self.servers.bystanders(&seen.producer, lane.service);
+        let since = lane.unchanged_since;
+        let known = Known {
+            announced: !announced.is_empty(),
+            past_ringing: &|thread| {
+                announced.contains(&thread.tid)
+                    || others.contains(&thread.tid)
+                    || seen
+                        .producer
+                        .proc
+                        .is_some_and(|proc| self.servers.slept_since(proc, thread.tid, since))
+            },
+            bystander: &|thread| bystanders.contains(&thread.tid),
+        };
+        match stuck::shown(&seen, &known) {
             Shown::Moving => {
                 self.starving(id, &seen);
                 self.healthy(id, seen);

@@ -51,8 +51,14 @@ impl Engine {
             return;
         };
         hub.asked_at = None;
-        hub.look_at = seen.at.plus(hubs::LOOK);
         let mut shown = hub.shown(seen, self.config.grace, last_move);
+        // Nothing has moved and nothing is the matter: whatever changes that shows as a move or an exit.
+        let idle = shown.is_empty()
+            && self.config.expect_progress.is_none()
+            && seen.at.since(last_move) > hubs::LOOK_IDLE;
+        hub.look_at = seen
+            .at
+            .plus(if idle { hubs::LOOK_IDLE } else { hubs::LOOK });
         shown.extend(self.quiet(seen, last_move));
         // A ring that starts anew for a new plugin is no broken ring.
         shown.retain(|shown| {

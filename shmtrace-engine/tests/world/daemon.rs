@@ -20,6 +20,14 @@ impl World {
         if self.sight.blind {
             return;
         }
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        if ((self.dice >> 40) & 255) < u64::from(self.sight.drops) {
+            self.dropped += 1;
+            return;
+        }
         let thread = &self.threads[&tid];
         let ahead = self.sight.ahead.get(&thread.cpu).copied().unwrap_or(0);
         let late = self.sight.late.get(&thread.cpu).copied().unwrap_or(0);
@@ -75,6 +83,14 @@ impl World {
     }
 
     fn drain(&mut self) {
+        if self.dropped > 0 {
+            let loss = Loss {
+                from: Mono(self.now.saturating_sub(TICK)),
+                to: Mono(self.now),
+                records: std::mem::take(&mut self.dropped),
+            };
+            self.tell(Input::Loss(loss));
+        }
         let (due, waiting) = std::mem::take(&mut self.records)
             .into_iter()
             .partition(|(at, _)| *at <= self.now);

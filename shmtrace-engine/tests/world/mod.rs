@@ -98,6 +98,8 @@ pub struct Sight {
     pub late: BTreeMap<u16, u64>,
     /// Clocks of this CPU are ahead by so much: records look later than they were.
     pub ahead: BTreeMap<u16, u64>,
+    /// Of so many records in 256 one is dropped; the loss is told with the next drain.
+    pub drops: u8,
     /// Observations are not answered.
     pub unanswered: bool,
 }
@@ -119,6 +121,8 @@ pub struct World {
     /// The watermark stays behind the time by so much.
     pub watermark: u64,
     records: VecDeque<(u64, Event)>,
+    dropped: u64,
+    dice: u64,
     sampled: BTreeMap<LaneId, Indexes>,
     next_tick: u64,
     peers: u16,
@@ -153,6 +157,8 @@ impl World {
             memory: None,
             watermark: 20 * MS,
             records: VecDeque::new(),
+            dropped: 0,
+            dice: 1,
             sampled: BTreeMap::new(),
             next_tick: 0,
             peers,
