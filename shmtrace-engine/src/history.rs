@@ -142,9 +142,14 @@ impl History {
             self.count_from(ring.at);
             self.tokens.step(ring.at, 1);
         }
-        if let Some(forgotten) = push(&mut self.rings, ring, MOST_CALLS) {
-            self.forgotten = Some(forgotten.at);
+        if self.rings.len() == MOST_CALLS {
+            self.forgotten = self.rings.pop_front().map(|ring| ring.at);
         }
+        // Heads only grow: they tell the order of two calls better than the clocks of two CPUs.
+        let later = self.rings.iter().rev().take_while(|before| {
+            before.head > ring.head && ring.head.is_some() && ring.at.since(before.at) < SKEW
+        });
+        self.rings.insert(self.rings.len() - later.count(), ring);
     }
 
     pub(crate) fn took(&mut self, take: Take) {
@@ -193,7 +198,9 @@ impl History {
         }
         let begin = self
             .rings
-            .partition_point(|ring| ring.at < self.complete_since);
+            .iter()
+            .position(|ring| ring.at >= self.complete_since)
+            .unwrap_or(index);
         // The count from the first look on is right only if no ring since then is forgotten.
         let first = self.first_seen.filter(|first| {
             self.forgotten.is_none_or(|at| at < self.complete_since)
@@ -270,9 +277,9 @@ impl Surplus {
     }
 }
 
-/// Appends; gives back what had to go.
-fn push<T>(queue: &mut VecDeque<T>, value: T, most: usize) -> Option<T> {
-    let oldest = (queue.len() == most).then(|| queue.pop_front()).flatten();
+fn push<T>(queue: &mut VecDeque<T>, value: T, most: usize) {
+    if queue.len() == most {
+        queue.pop_front();
+    }
     queue.push_back(value);
-    oldest
 }

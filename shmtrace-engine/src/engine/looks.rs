@@ -8,7 +8,7 @@ use crate::{
     Cause, Code, LaneId, Mono, Output, Request, State, Tid, cause,
     condition::Key,
     explain::sentence,
-    history::{History, Ring},
+    history::{History, Ring, SKEW},
     input::{Indexes, LaneObservation, Sample},
     lane::{Lane, Open, Suspicion},
     stuck::{self, Known, Shown},
@@ -217,7 +217,7 @@ impl Engine {
         };
         let code = suspicion.code;
         // Whatever led to this happened before it was first seen. Records of that time may still be on their way.
-        let told = self.complete_until >= suspicion.since;
+        let told = self.complete_until >= suspicion.since.plus(SKEW);
         let proven_at = suspicion.steady.finished.plus(self.config.grace);
         if code == Code::MissedWakeup && !told && seen.finished.since(proven_at) < RECORDS_WAIT {
             lane.look_at = seen.finished.plus(LOOK_AGAIN);
