@@ -15,7 +15,7 @@ use crate::process;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a moment may take to come.
 const PLANTING: Duration = Duration::from_secs(40);
-/// Quiet that the finding `never-enqueued` takes for a hang.
+/// Quiet that is taken for a hang where a finding depends on it.
 const PROGRESS: &str = "2s";
 
 /// A fault to plant.
@@ -98,10 +98,14 @@ impl Case {
             said.speaker == Speaker::Sim && event(said) == Some("ready")
         })?
         .context("ddc-sim ended before its first call")?;
-        let mut tracer = scene.tracer(
-            host.pid(),
-            &["--expect-progress".to_owned(), PROGRESS.to_owned()],
-        )?;
+        // Only these two need to be told that quiet is wrong.
+        let quiet_is_wrong = ["never-enqueued", "unanswered"].contains(&self.kind.as_str());
+        let options = if quiet_is_wrong {
+            vec!["--expect-progress".to_owned(), PROGRESS.to_owned()]
+        } else {
+            Vec::new()
+        };
+        let mut tracer = scene.tracer(host.pid(), &options)?;
         let trial = self.observe(&scene, code, cause);
         tracer.interrupt()?;
         tracer.end()?;
