@@ -164,7 +164,13 @@ fn unannounced(case: &Case<'_>) -> Verdict {
     let alone = history.complete_rings().all(|ring| ring.tid == last.tid);
     let cause = match surplus.least {
         // The last signal announced nothing that had not been announced, and then the head moved.
-        1.. if !surplus.announced => Cause::RungBeforePublish,
+        1.. if !surplus.announced => {
+            if surplus.sure {
+                Cause::RungBeforePublish
+            } else {
+                Cause::Unknown
+            }
+        }
         // One ring for several entries is normal here, so a superfluous one may mean anything.
         ..=-1 if !surplus.announced => Cause::Unknown,
         // Somewhere among the signals of several threads was one too many: it may have been meant for this entry.

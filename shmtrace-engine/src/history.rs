@@ -18,6 +18,10 @@ pub(crate) const SKEW: u64 = 20_000_000;
 
 /// "The last few rings".
 const LATELY: usize = 8;
+/// Several threads may ring in each other's place; after so many rings at least one found them all done.
+const MANY: i64 = 8;
+/// A publish that was seen is followed by its ring within this time, as far as counting is concerned, ns.
+const QUIET: u64 = 50_000_000;
 
 /// A send on the producer's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub(crate) struct Ring {
     pub(crate) result: i32,
     /// The lane's head at that moment, where it was read.
     pub(crate) head: Option<u64>,
+    /// Rings less entries up to this ring, counted from where the records are complete; `None` if it is from before.
+    pub(crate) excess: Option<i64>,
 }
 
 /// EAGAIN: the queue is full, so a token is there already.
@@ -71,8 +77,10 @@ pub(crate) struct History {
     /// The last look that showed a smaller head than the present one: the publish came after it.
     pub(crate) before_publish: Option<Seen>,
     last_seen: Option<Seen>,
-    /// The last ring that is not kept any more.
-    forgotten: Option<Mono>,
+    /// Rings since nothing is missing.
+    calls: i64,
+    /// The greatest excess of those that are not kept any more, or at the first look.
+    most: Option<i64>,
     tokens: Tokens,
 }
 
@@ -118,6 +126,11 @@ impl History {
             self.before_publish = None;
             self.last_seen = None;
             self.tokens = Tokens::default();
+            self.calls = 0;
+            self.most = None;
+            for ring in &mut self.rings {
+                ring.excess = None;
+            }
         }
     }
 
@@ -137,19 +150,43 @@ impl History {
         self.last_seen = Some(seen);
     }
 
-    pub(crate) fn rang(&mut self, ring: Ring) {
-        if ring.result > 0 && ring.at >= self.complete_since {
-            self.count_from(ring.at);
-            self.tokens.step(ring.at, 1);
-        }
-        if self.rings.len() == MOST_CALLS {
-            self.forgotten = self.rings.pop_front().map(|ring| ring.at);
+    pub(crate) fn rang(&mut self, mut ring: Ring) {
+        if self.rings.len() == MOST_CALLS
+            && let Some(forgotten) = self.rings.pop_front()
+        {
+            self.most = self.most.max(forgotten.excess);
         }
         // Heads only grow: they tell the order of two calls better than the clocks of two CPUs.
         let later = self.rings.iter().rev().take_while(|before| {
             before.head > ring.head && ring.head.is_some() && ring.at.since(before.at) < SKEW
         });
-        self.rings.insert(self.rings.len() - later.count(), ring);
+        let place = self.rings.len() - later.count();
+        if ring.at >= self.complete_since {
+            if ring.result > 0 {
+                self.count_from(ring.at);
+                self.tokens.step(ring.at, 1);
+            }
+            if self.calls == 0 {
+                self.most = self.first_look(ring.at);
+            }
+            self.calls += 1;
+            let mut before = self.calls;
+            for later in self.rings.range_mut(place..) {
+                later.excess = later.excess.map(|excess| excess + 1);
+                before -= 1;
+            }
+            let head = ring.head.and_then(|head| i64::try_from(head).ok());
+            ring.excess = head.map(|head| before.saturating_sub(head));
+        }
+        self.rings.insert(place, ring);
+    }
+
+    /// The excess at the first look, if no ring for what was there then was still to come.
+    fn first_look(&self, ring: Mono) -> Option<i64> {
+        let first = self.first_seen?;
+        let done = first.ring.head == 0 || ring.since(first.at) >= QUIET;
+        let head = i64::try_from(first.ring.head).ok()?;
+        (done && first.at <= ring).then_some(-head)
     }
 
     pub(crate) fn took(&mut self, take: Take) {
@@ -178,59 +215,35 @@ impl History {
 
     /// How many signals too many there were up to the ring with this index.
     ///
-    /// Counted from each earlier ring on: a window that begins between two producers' rings counts one too many, so
-    /// the least of all counts is what is sure.
+    /// With one ring for each entry the excess is the same after every ring, and smaller while several threads have
+    /// published and not rung yet. So it is what exceeds all that went before that is too much.
     pub(crate) fn surplus(&self, index: usize) -> Surplus {
-        let nothing = Surplus {
-            announced: true,
-            least: 0,
-            lately: false,
+        let least = self.least(index);
+        let Some(ring) = self.rings.get(index).filter(|_| least.is_some()) else {
+            return Surplus::default();
         };
-        let Some((ring, head)) = self
-            .rings
-            .get(index)
-            .and_then(|ring| Some((ring, ring.head?)))
-        else {
-            return nothing;
+        let before = self.rings.range(..index).rev();
+        let mut counted = before.clone().filter(|ring| ring.excess.is_some());
+        let announced = match counted.next() {
+            Some(before) => ring.head > before.head,
+            None => ring.head > self.first_seen.map(|first| first.ring.head),
         };
-        if ring.at < self.complete_since {
-            return nothing;
+        let alone = before
+            .filter(|ring| ring.excess.is_some())
+            .all(|before| before.tid == ring.tid);
+        let few = index.saturating_sub(LATELY);
+        Surplus {
+            announced,
+            least: least.unwrap_or(0),
+            lately: (few..index).any(|index| self.least(index) >= Some(1)),
+            sure: alone || self.calls > MANY,
         }
-        let begin = self
-            .rings
-            .iter()
-            .position(|ring| ring.at >= self.complete_since)
-            .unwrap_or(index);
-        // The count from the first look on is right only if no ring since then is forgotten.
-        let first = self.first_seen.filter(|first| {
-            self.forgotten.is_none_or(|at| at < self.complete_since)
-                && first.at <= self.rings[begin].at
-        });
-        let first = first.map(|first| (begin, first.ring.head));
-        let starts = (begin..index).filter_map(|start| Some((start + 1, self.rings[start].head?)));
-        let mut surplus = Surplus {
-            announced: true,
-            least: i64::MAX,
-            lately: false,
-        };
-        let (mut counted, mut more) = (0_u32, 0_u32);
-        for (from, start_head) in first.into_iter().chain(starts) {
-            let rings = i64::try_from(index + 1 - from).unwrap_or(i64::MAX);
-            let entries = i64::try_from(head.saturating_sub(start_head)).unwrap_or(i64::MAX);
-            surplus.least = surplus.least.min(rings - entries);
-            if index + 1 - from <= LATELY {
-                counted += 1;
-                more += u32::from(rings > entries);
-            }
-            // After the loop this speaks of the ring just before.
-            surplus.announced = entries > 0;
-        }
-        surplus.lately = more * 2 > counted;
-        if surplus.least == i64::MAX {
-            nothing
-        } else {
-            surplus
-        }
+    }
+
+    fn least(&self, index: usize) -> Option<i64> {
+        let before = self.rings.range(..index).map(|ring| ring.excess);
+        let most = before.fold(self.most, Option::max)?;
+        Some(self.rings.get(index)?.excess? - most)
     }
 
     /// The history as it was at an earlier time, when the ring was like this.
@@ -264,16 +277,29 @@ impl History {
 pub(crate) struct Surplus {
     /// The ring announced an entry that no earlier one had.
     pub(crate) announced: bool,
-    /// Signals less entries, from the earlier ring that gives the least.
+    /// Signals less entries, compared with the most that there ever was.
     pub(crate) least: i64,
-    /// Counted from most of the last few rings there were more signals than entries.
+    /// One of the few rings before was one too many.
     pub(crate) lately: bool,
+    /// There were enough rings to say so.
+    pub(crate) sure: bool,
+}
+
+impl Default for Surplus {
+    fn default() -> Self {
+        Self {
+            announced: true,
+            least: 0,
+            lately: false,
+            sure: false,
+        }
+    }
 }
 
 impl Surplus {
     /// The ring had nothing to announce, and it was not the second of two producers' either.
     pub(crate) fn is_stray(self) -> bool {
-        !self.announced && self.least >= 1
+        !self.announced && self.least >= 1 && self.sure
     }
 }
 

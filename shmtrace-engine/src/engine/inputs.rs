@@ -198,6 +198,7 @@ impl Engine {
                     tid: event.tid,
                     result: *result,
                     head: indexes.map(|indexes| indexes.head),
+                    excess: None,
                 });
                 self.seen_before(ends.rings, event.at, indexes);
             }
