@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    process, setup,
+    apt, process, setup,
     workspace::{self, REQUIRE_PROBES},
 };
 
@@ -34,6 +34,10 @@ impl Test {
             );
         }
         mount_tracefs()?;
+        // Maps foreign and damaged files as a hub, for the tests of bad input.
+        if !process::succeeds(&mut process::command("python3", ["-c", "import mmap"])) {
+            apt::install(&["python3"]).context("cannot install python3, which tests use")?;
+        }
 
         // Tests start programs of other packages, which `cargo test` alone need not build.
         process::run(
