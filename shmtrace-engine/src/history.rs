@@ -20,8 +20,6 @@ pub(crate) const SKEW: u64 = 20_000_000;
 const LATELY: usize = 8;
 /// Several threads may ring in each other's place; after so many rings at least one found them all done.
 const MANY: i64 = 8;
-/// A publish that was seen is followed by its ring within this time, as far as counting is concerned, ns.
-const QUIET: u64 = 50_000_000;
 
 /// A send on the producer's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,12 +179,10 @@ impl History {
         self.rings.insert(place, ring);
     }
 
-    /// The excess at the first look, if no ring for what was there then was still to come.
+    /// The excess at the first look, if no ring for what was there then was still to come: only an empty ring is sure of that.
     fn first_look(&self, ring: Mono) -> Option<i64> {
         let first = self.first_seen?;
-        let done = first.ring.head == 0 || ring.since(first.at) >= QUIET;
-        let head = i64::try_from(first.ring.head).ok()?;
-        (done && first.at <= ring).then_some(-head)
+        (first.ring.head == 0 && first.at <= ring).then_some(0)
     }
 
     pub(crate) fn took(&mut self, take: Take) {
@@ -219,7 +215,7 @@ impl History {
     /// published and not rung yet. So it is what exceeds all that went before that is too much.
     pub(crate) fn surplus(&self, index: usize) -> Surplus {
         let least = self.least(index);
-        let Some(ring) = self.rings.get(index).filter(|_| least.is_some()) else {
+        let Some(ring) = self.rings.get(index) else {
             return Surplus::default();
         };
         let before = self.rings.range(..index).rev();
@@ -234,9 +230,10 @@ impl History {
         let few = index.saturating_sub(LATELY);
         Surplus {
             announced,
-            least: least.unwrap_or(0),
+            // Without anything to compare with, one that announces nothing says nothing.
+            least: least.unwrap_or(-1),
             lately: (few..index).any(|index| self.least(index) >= Some(1)),
-            sure: alone || self.calls > MANY,
+            sure: least.is_some() && (alone || self.calls > MANY),
         }
     }
 

@@ -315,8 +315,13 @@ fn fault() -> impl Strategy<Value = Fault> {
     ])
 }
 
+/// `PROPTEST_CASES` says how many.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(3000, |cases| cases.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_protocol_that_is_kept_raises_nothing(eyes in eyes(), steps in steps(), hand_over: bool) {
