@@ -41,7 +41,7 @@ pub(crate) fn sentence(finding: &Finding, peer: Option<&PeerBinding>) -> String 
         (Code::RingFull, _) => format!(
             "The ring to {consumer} is full and {producer} waits for space, but {consumer} is blocked. Look at what blocks it."
         ),
-        (code, _) => code.explain().to_owned(),
+        (code, _) => code.in_short().to_owned(),
     }
 }
 
@@ -73,8 +73,8 @@ fn cause_words(cause: Cause) -> &'static str {
 }
 
 impl Code {
-    /// What a finding of this class means.
-    pub const fn explain(self) -> &'static str {
+    /// One line on what a finding of this class says.
+    pub const fn in_short(self) -> &'static str {
         match self {
             Self::MissedWakeup => {
                 "An entry lies in a ring, its consumer sleeps, and no signal is on its way."

@@ -15,6 +15,7 @@ mod hubs;
 mod ids;
 pub mod input;
 mod lane;
+mod pages;
 mod servers;
 mod stuck;
 
