@@ -1,3 +1,71 @@
-//! Shared-memory hub transport (RAPAHUB 1.0).
+//! Shared-memory hub transport (RAPAHUB 1.0): messages between a host and its plugins through a mapped file.
+//!
+//! A host makes a hub file, hands out places in it and starts plugins; each plugin opens the file and takes its
+//! place. Every plugin has two rings of message descriptors, one each way, and one socketpair, the doorbell, that
+//! wakes whoever sleeps at its other end. Small payloads travel in the descriptor, larger ones in slots that all
+//! share.
+//!
+//! ```text
+//!   host                      hub file (mapped by all)                 plugin N
+//!   ----                      ------------------------                 --------
+//!   send --> recv ring of N: [tail ........ visible_head] -->          recv
+//!   recv <-- send ring of N: [tail ........ visible_head] <--          send
+//!            slots: 1 KiB, 16 KiB, 256 KiB, 4 MiB, 16 MiB
+//!        <=========== doorbell N: AF_UNIX SOCK_DGRAM socketpair ===========>
+//! ```
+//!
+//! The protocol that never loses a wakeup:
+//!
+//! ```text
+//!   producer                                   consumer
+//!   write entry                                pop all there is
+//!   visible_head = h + 1        (Release)        tail = t + 1            (Release)
+//!   ---- SeqCst fence ----                     ---- SeqCst fence ----
+//!   tail < h ?  it is still busy: no ring      visible_head > tail ?  pop again
+//!   else        ring                           else                   wait for the bell
+//! ```
+//!
+//! Whatever the order, the producer sees a consumer that has caught up and rings, or the consumer sees the new head
+//! and does not sleep. Peers that ring for each message and drain always (rapace) fit into this unchanged.
+//!
+//! Start with [`HubHost`] and [`HubPeerTransport`]; the `echo` example shows both as processes. [`DescRing`],
+//! [`HubAllocator`], [`Doorbell`] and [`futex`] are the parts, for diagnostics and tests.
+//!
+//! Sizes are in bytes and times in nanoseconds unless a name says otherwise. Linux only.
 
 pub mod layout;
+
+mod alloc;
+mod desc;
+mod diag;
+mod doorbell;
+mod error;
+mod frame;
+pub mod futex;
+mod gone;
+mod host;
+mod hub;
+mod lane;
+mod map;
+mod peer;
+mod plugin;
+mod ring;
+#[cfg(test)]
+mod ring_tests;
+mod stack;
+mod sync;
+mod view;
+
+pub use self::{
+    alloc::{ClassStatus, HubAllocator, SlotRef, SlotStatus, host_owner},
+    desc::Descriptor,
+    diag::{host_section, plugin_section},
+    doorbell::{Doorbell, Rung},
+    error::{HubError, RingFault, SlotError, TransportError},
+    frame::Frame,
+    host::{HubHost, HubHostPeerTransport, PeerTicket},
+    hub::{Hub, HubConfig},
+    peer::PeerEntry,
+    plugin::HubPeerTransport,
+    view::{DescRing, RingStatus},
+};

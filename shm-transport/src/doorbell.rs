@@ -1,0 +1,196 @@
+//! The doorbell: one end of a socketpair that carries both directions.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::error::HubError;
+
+/// One end of a peer's doorbell.
+#[derive(Debug)]
+pub struct Doorbell(AsyncFd<OwnedFd>);
+
+/// What came of ringing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// A signal was queued.
+    Queued,
+    /// The queue is full, so a signal waits already.
+    Pending,
+}
+
+impl Doorbell {
+    /// Makes a doorbell: our end, and the other for a child to inherit. Call it within a tokio runtime.
+    ///
+    /// Our end is closed on exec; the other is not, until the caller closes it.
+    ///
+    /// # Errors
+    ///
+    /// When no socketpair can be had, or there is no runtime with I/O.
+    pub fn create_pair() -> Result<(Self, OwnedFd), HubError> {
+        let failed = |action| {
+            move |source: Errno| HubError::Doorbell {
+                action,
+                source: source.into(),
+            }
+        };
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::DGRAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed("create"))?;
+        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).map_err(failed("hand out"))?;
+        Ok((Self::from_owned(ours)?, theirs))
+    }
+
+    /// Takes over an fd that was inherited. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When it is not an open socket.
+    ///
+    /// # Safety
+    ///
+    /// Nothing else in this process may own the fd.
+    pub unsafe fn from_raw_fd(fd: RawFd) -> Result<Self, HubError> {
+        let failed = |source: io::Error| HubError::Doorbell {
+            action: "take over",
+            source,
+        };
+        if fd < 0 {
+            return Err(failed(Errno::BADF.into()));
+        }
+        // SAFETY: fcntl only asks; a number that is no open fd gives an error.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        // SAFETY: open, and the caller says that nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        rustix::net::sockopt::socket_type(&fd).map_err(|error| failed(error.into()))?;
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|error| failed(error.into()))?;
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        Self::from_owned(fd)
+    }
+
+    fn from_owned(fd: OwnedFd) -> Result<Self, HubError> {
+        register(fd).map(Self).map_err(|source| HubError::Doorbell {
+            action: "register",
+            source,
+        })
+    }
+
+    /// Signals the other end.
+    ///
+    /// # Errors
+    ///
+    /// When nobody has the other end any more (`ECONNREFUSED`), or the fd is broken.
+    pub fn ring(&self) -> io::Result<Rung> {
+        loop {
+            match rustix::net::send(
+                self.0.get_ref(),
+                &[1],
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
+                Ok(_) => return Ok(Rung::Queued),
+                Err(Errno::AGAIN) => return Ok(Rung::Pending),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes one signal, waiting for it if none is there. Cancel-safe: a dropped wait takes none.
+    ///
+    /// It returns after each one, and the next call takes the next or finds the queue empty: so the queue is always
+    /// empty before anybody sleeps, and a signal that comes between the last look and the sleep ends the sleep,
+    /// since readiness is only cleared if nothing came since the look.
+    ///
+    /// # Errors
+    ///
+    /// When the socket is broken.
+    pub async fn wait(&self) -> io::Result<()> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            // `try_io` clears readiness only on EAGAIN, and only the readiness that was known before the call.
+            if let Ok(taken) = guard.try_io(|fd| take_one(fd.get_ref())) {
+                return taken;
+            }
+        }
+    }
+
+    /// Takes all signals that are there. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When the socket is broken.
+    pub fn drain(&self) -> io::Result<usize> {
+        let mut taken = 0;
+        loop {
+            match take_one(self.0.get_ref()) {
+                Ok(()) => taken += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// FIONREAD: bytes of the first signal that is queued, 0 when there is none or it cannot be asked.
+    pub fn pending_bytes(&self) -> usize {
+        rustix::io::ioctl_fionread(self.0.get_ref()).map_or(0, |bytes| bytes as usize)
+    }
+
+    /// The number of our end.
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.0.get_ref().as_raw_fd()
+    }
+
+    /// The process that made the socketpair, which is the host. `None` when it cannot be seen from here.
+    pub(crate) fn maker(&self) -> Option<rustix::process::Pid> {
+        // The kernel answers 0 for a process of a pid namespace that we cannot see; rustix's type has no 0, so the
+        // option is read by hand.
+        let mut credentials = libc::ucred {
+            pid: 0,
+            uid: 0,
+            gid: 0,
+        };
+        let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+        // SAFETY: the buffer is a ucred of the size that is given, and ours.
+        let result = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut credentials).cast(),
+                &raw mut size,
+            )
+        };
+        (result == 0)
+            .then(|| rustix::process::Pid::from_raw(credentials.pid))
+            .flatten()
+    }
+}
+
+/// Puts an fd under the runtime's watch; an error, not a panic, when there is no runtime.
+pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
+    // SAFETY: an OwnedFd is open, names the same file, and always returns the same number until it is dropped, which
+    // only the AsyncFd does.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+}
+
+fn take_one(fd: &OwnedFd) -> io::Result<()> {
+    let mut signal = [0_u8; 8];
+    loop {
+        match rustix::net::recv(fd, &mut signal, RecvFlags::DONTWAIT) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
