@@ -5,6 +5,7 @@
 #![no_std]
 
 mod maps;
+pub mod profile;
 mod record;
 pub mod syscalls;
 

@@ -47,6 +47,8 @@ enum Command {
     Run(commands::run::Run),
     /// End exactly a process tree, then remove the hub files that nobody maps any more
     Kill(commands::kill::Kill),
+    /// Sample the tree: a flame graph of where it runs, or where it waits
+    Profile(commands::profile::Profile),
     /// Ring a stuck lane's doorbell once more, and say what came of it
     Nudge(commands::nudge::Nudge),
     /// Can it run here: kernel, rights, probes, limits; each "no" with its remedy
@@ -136,6 +138,7 @@ impl Cli {
             Some(Command::Inspect(inspect)) => inspect.run(),
             Some(Command::Run(run)) => run.run(),
             Some(Command::Kill(kill)) => kill.run(),
+            Some(Command::Profile(profile)) => profile.run(),
             Some(Command::Nudge(nudge)) => nudge.run(),
             Some(Command::Doctor(doctor)) => doctor.run(),
             Some(Command::Explain(explain)) => explain.run(),

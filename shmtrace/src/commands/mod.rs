@@ -6,6 +6,7 @@ pub mod explain;
 pub mod inspect;
 pub mod kill;
 pub mod nudge;
+pub mod profile;
 pub mod record;
 pub mod run;
 pub mod shell;

@@ -56,6 +56,14 @@ pub enum ProbeError {
     },
 }
 
+/// Where the sampling programs find things in this kernel.
+pub(crate) fn profile_offsets() -> Result<shmtrace_common::profile::ProfileOffsets, ProbeError> {
+    offsets::read_for_profile().map_err(|what| ProbeError::Unsupported {
+        what,
+        remedy: "a distribution kernel from 5.10 with CONFIG_DEBUG_INFO_BTF=y will do",
+    })
+}
+
 /// Whether this program was built with a toolchain for the probes.
 pub fn are_built_in() -> bool {
     !OBJECT.is_empty()
@@ -322,7 +330,7 @@ fn attach_one(
 }
 
 /// Takes a map out of the object as the type it is used as.
-fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, ProbeError>
+pub(crate) fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, ProbeError>
 where
     T: TryFrom<aya::maps::Map, Error = MapError>,
 {
@@ -333,14 +341,17 @@ where
     T::try_from(map).map_err(|e| failed(&format!("open map {name}"), e))
 }
 
-fn failed(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> ProbeError {
+pub(crate) fn failed(
+    what: &str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> ProbeError {
     ProbeError::Failed {
         what: what.to_owned(),
         source: Box::new(source),
     }
 }
 
-fn unsupported(what: &str, source: &dyn std::error::Error) -> ProbeError {
+pub(crate) fn unsupported(what: &str, source: &dyn std::error::Error) -> ProbeError {
     ProbeError::Unsupported {
         what: format!("{what}: {source}"),
         remedy: "a distribution kernel from 5.10 with CONFIG_DEBUG_INFO_BTF=y will do",
@@ -348,7 +359,7 @@ fn unsupported(what: &str, source: &dyn std::error::Error) -> ProbeError {
 }
 
 /// EPERM and EACCES anywhere in the chain mean missing rights.
-fn denied_or_failed(
+pub(crate) fn denied_or_failed(
     what: &str,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> ProbeError {

@@ -1,16 +1,14 @@
 //! Where fields lie in the running kernel's structures, from its own type information.
 
 use btfparse::{Offset, Readable, TypeInformation};
-use shmtrace_common::KernelOffsets;
+use shmtrace_common::{KernelOffsets, profile::ProfileOffsets};
 
 /// The kernel's BTF.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Reads the offsets of every field that the probes follow.
 pub(super) fn read() -> Result<KernelOffsets, String> {
-    let bytes = std::fs::read(VMLINUX).map_err(|e| format!("cannot read {VMLINUX}: {e}"))?;
-    let types = TypeInformation::new(&Bytes(bytes))
-        .map_err(|e| format!("cannot parse {VMLINUX}: {}", e.message()))?;
+    let types = kernel_types()?;
     let field = |structure: &str, names: &[&str]| field(&types, structure, names);
     Ok(KernelOffsets {
         task_files: field("task_struct", &["files"])?,
@@ -25,6 +23,25 @@ pub(super) fn read() -> Result<KernelOffsets, String> {
         file_inode: field("file", &["f_inode"])?,
         inode_ino: field("inode", &["i_ino"])?,
     })
+}
+
+/// The same for sampling.
+pub(super) fn read_for_profile() -> Result<ProfileOffsets, String> {
+    let types = kernel_types()?;
+    let field = |structure: &str, names: &[&str]| field(&types, structure, names);
+    Ok(ProfileOffsets {
+        task_pid: field("task_struct", &["pid"])?,
+        task_tgid: field("task_struct", &["tgid"])?,
+        task_state: field("task_struct", &["__state", "state"])?,
+        task_signal: field("task_struct", &["signal"])?,
+        signal_live: field("signal_struct", &["live"])?,
+    })
+}
+
+fn kernel_types() -> Result<TypeInformation, String> {
+    let bytes = std::fs::read(VMLINUX).map_err(|e| format!("cannot read {VMLINUX}: {e}"))?;
+    TypeInformation::new(&Bytes(bytes))
+        .map_err(|e| format!("cannot parse {VMLINUX}: {}", e.message()))
 }
 
 /// Byte offset of the first of `names` that `structure` has.

@@ -3,5 +3,6 @@
 mod kill;
 mod nudge;
 mod pages;
+mod profile;
 mod run;
 mod support;

@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+use shmtrace::teardown::Tree;
+
 /// `shmtrace` with these arguments, without settings from the environment.
 pub(crate) fn shmtrace(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shmtrace"));
@@ -105,6 +108,10 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
+        // Whatever a script has started, too.
+        if let Ok(mut tree) = Tree::gather(&[self.child.id()]) {
+            let _left = tree.end(Signal::KILL, Duration::ZERO, |_| {});
+        }
         let _gone_already = self.child.kill();
         let _status = self.child.wait();
     }
