@@ -7,7 +7,7 @@ use crate::{
     Direction, HubId, LaneId, Mono, PeerId, ProcId, State,
     condition::Key,
     finding::Code,
-    history::{Ring, Take},
+    history::{Ring, SKEW, Take},
     hubs,
     input::{Event, EventKind, Indexes, Loss, PeerBinding, PeerRings, Sample, Topology},
 };
@@ -139,7 +139,7 @@ impl Engine {
         if event.at < self.sorted_until {
             // Too late to be sorted in: the history has a hole where it belongs.
             self.summary.evicted += 1;
-            let at = self.sorted_until;
+            let at = self.sorted_until.plus(SKEW);
             for lane in self.lanes.values_mut() {
                 lane.history.incomplete_until(at);
             }
@@ -164,8 +164,10 @@ impl Engine {
     }
 
     pub(super) fn lost(&mut self, loss: Loss) {
+        // What happened before the hole may bear a later time.
+        let to = loss.to.plus(SKEW);
         for lane in self.lanes.values_mut() {
-            lane.history.incomplete_until(loss.to);
+            lane.history.incomplete_until(to);
         }
     }
 
