@@ -16,6 +16,7 @@ mod ids;
 pub mod input;
 mod lane;
 mod pages;
+mod pending;
 mod servers;
 mod stuck;
 

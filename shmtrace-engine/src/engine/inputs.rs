@@ -1,8 +1,6 @@
 //! Taking inputs: topology, events in the order of their times, losses, samples.
 
-use std::cmp::Reverse;
-
-use super::{End, Engine, Healed, Queued, findings::woken_by, whole::SETTLED};
+use super::{End, Engine, Healed, findings::woken_by, whole::SETTLED};
 use crate::{
     Direction, HubId, LaneId, Mono, PeerId, ProcId, State,
     condition::Key,
@@ -147,7 +145,7 @@ impl Engine {
         }
         if self.pending.len() >= MOST_PENDING {
             self.summary.evicted += 1;
-            if let Some(Reverse(first)) = self.pending.pop() {
+            if let Some(first) = self.pending.pop_until(Mono(u64::MAX)) {
                 self.lost(Loss {
                     from: first.at,
                     to: first.at,
@@ -155,12 +153,7 @@ impl Engine {
                 });
             }
         }
-        self.queued += 1;
-        self.pending.push(Reverse(Queued {
-            at: event.at,
-            number: self.queued,
-            event,
-        }));
+        self.pending.push(event);
     }
 
     pub(super) fn lost(&mut self, loss: Loss) {

@@ -5,17 +5,15 @@ mod inputs;
 mod looks;
 mod whole;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     Config, HubId, LaneId, Mono, Output, PeerId, SocketInode, Summary,
     condition::Conditions,
     hubs::Hub,
-    input::{Event, Input, MemoryObservation, PeerBinding},
+    input::{Input, MemoryObservation, PeerBinding},
     lane::{Lane, Suspicion},
+    pending::Pending,
     servers::Servers,
 };
 
@@ -38,8 +36,7 @@ pub struct Engine {
     peers: BTreeMap<(HubId, PeerId), PeerBinding>,
     ends: BTreeMap<SocketInode, End>,
     servers: Servers,
-    pending: BinaryHeap<Reverse<Queued>>,
-    queued: u64,
+    pending: Pending,
     sorted_until: Mono,
     /// Every event up to here was handed in.
     complete_until: Mono,
@@ -64,26 +61,6 @@ struct End {
     takes: LaneId,
 }
 
-/// An event on its way through the sort.
-#[derive(Debug, PartialEq, Eq)]
-struct Queued {
-    at: Mono,
-    number: u64,
-    event: Event,
-}
-
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
 /// A suspicion whose lane moved before the grace was over: masked, or only late.
 #[derive(Debug)]
 struct Healed {
@@ -104,8 +81,7 @@ impl Engine {
             ends: BTreeMap::new(),
             servers: Servers::default(),
             complete_until: Mono(0),
-            pending: BinaryHeap::new(),
-            queued: 0,
+            pending: Pending::default(),
             sorted_until: Mono(0),
             healed: Vec::new(),
             hubs: BTreeMap::new(),
@@ -142,15 +118,9 @@ impl Engine {
     pub fn advance(&mut self, now: Mono, complete_until: Mono) {
         self.now = self.now.max(now);
         self.complete_until = self.complete_until.max(complete_until);
-        while self
-            .pending
-            .peek()
-            .is_some_and(|Reverse(first)| first.at <= complete_until)
-        {
-            if let Some(Reverse(queued)) = self.pending.pop() {
-                self.sorted_until = self.sorted_until.max(queued.at);
-                self.event(&queued.event);
-            }
+        while let Some(event) = self.pending.pop_until(complete_until) {
+            self.sorted_until = self.sorted_until.max(event.at);
+            self.event(&event);
         }
         self.look_at_lanes();
         self.look_at_hubs();
