@@ -1,12 +1,15 @@
 //! The command line.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use shm_transport::host_section;
 use sim_kit::child;
 use sim_kit::cli::{AfterFault, HostOptions, PluginOptions};
+use sim_kit::host::Host as Stage;
 use sim_kit::run::{self, Planted};
 use sim_kit::theft::{self, ThiefOptions};
 
@@ -126,13 +129,13 @@ fn run_host(host: Host) -> anyhow::Result<()> {
     let mut others = Vec::new();
     let result = start_others(&options, host.hubs, &mut others).and_then(|()| {
         let stress = host.stress.start(options.seed)?;
-        let result = runtime.block_on(run::run::<Wire, _>(
-            options,
-            async move |stage| match fault {
+        let result = runtime.block_on(run::run::<Wire, _>(options, async move |stage| {
+            describe(&stage);
+            match fault {
                 Some(spec) => plant(stage, spec).await,
                 None => Ok(Planted::Nothing),
-            },
-        ));
+            }
+        }));
         drop(stress);
         result
     });
@@ -140,6 +143,18 @@ fn run_host(host: Host) -> anyhow::Result<()> {
     // A blocking wait of a lane that hangs must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Adds the hub's state to the answer to SIGUSR1.
+fn describe(stage: &Arc<Stage<Wire>>) {
+    let stage = Arc::downgrade(stage);
+    shm_debug::register_diagnostic(move |out| {
+        if let Some(stage) = stage.upgrade() {
+            let peers: Vec<_> = stage.seats.iter().map(|seat| seat.peer()).collect();
+            let sides = peers.iter().map(|peer| &peer.endpoint.0);
+            out.push_str(&host_section(stage.hub.hub(), sides));
+        }
+    });
 }
 
 /// Starts a host with a hub of its own for each further hub.

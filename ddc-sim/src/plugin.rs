@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use rustix::thread::CpuSet;
+use shm_transport::plugin_section;
 use sim_kit::child;
 use sim_kit::cli::PluginOptions;
 use sim_kit::lane::{Endpoint, Message, Transport};
@@ -28,6 +29,8 @@ pub(crate) fn run(options: &PluginOptions) -> anyhow::Result<()> {
     shm_debug::install_sigusr1_handler(&name).context("preparing to answer SIGUSR1")?;
     options.runtime.build(2)?.block_on(async {
         let endpoint = Wire::open(&options.hub_path, options.peer_id, options.doorbell_fd)?;
+        let side = endpoint.clone();
+        shm_debug::register_diagnostic(move |out| out.push_str(&plugin_section(&side.0, &name)));
         let raw = RawHub::of(&options.hub_path)?;
         let mut stage = Stage {
             endpoint,

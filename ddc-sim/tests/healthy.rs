@@ -154,3 +154,37 @@ fn a_fault_whose_moment_never_comes_is_an_error() {
     .expect("it starts");
     assert!(!stage.finish().expect("a clean end").success());
 }
+
+#[test]
+fn a_host_and_its_plugins_answer_sigusr1() {
+    let path = std::env::temp_dir().join(format!("ddc-sim-sigusr1-{}.txt", std::process::id()));
+    let said = fs::File::create(&path).expect("a file");
+    let mut host = std::process::Command::new(PROGRAM);
+    host.args(["host", "--plugins=2", "--calls=0", "--gap=1ms"])
+        .stdout(std::process::Stdio::null())
+        .stderr(said);
+    sim_kit::child::die_with_parent(&mut host, &[]);
+    let mut host = host.spawn().expect("it starts");
+    let text = || fs::read_to_string(&path).expect("what it said");
+    let start = std::time::Instant::now();
+    // Asked again and again: a plugin that was only just started cannot answer yet.
+    while !(text().contains("peer[0] \"dodeca-mod-css\": recv_ring(")
+        && text().contains("=== End SIGUSR1: dodeca-mod-css")
+        && text().contains("=== End SIGUSR1: dodeca-mod-html"))
+    {
+        assert!(start.elapsed().as_secs() < 30, "no answer: {}", text());
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        // Before it is prepared, the signal would end it.
+        if fs::read_dir(format!("/proc/{}/task", host.id()))
+            .is_ok_and(|threads| threads.count() > 2)
+        {
+            sim_kit::child::signal(host.id(), rustix::process::Signal::USR1).expect("asking");
+        }
+    }
+    assert!(text().contains("HubAllocator slots: "), "{}", text());
+    sim_kit::child::end_all(
+        std::slice::from_mut(&mut host),
+        std::time::Duration::from_secs(10),
+    );
+    fs::remove_file(&path).expect("the file");
+}

@@ -55,7 +55,7 @@ impl Transport for Core05 {
         )?))
     }
 
-    fn add_peer(hub: &Arc<HubHost>) -> anyhow::Result<NewPeer<Side>> {
+    fn add_peer(hub: &Arc<HubHost>, _name: &str) -> anyhow::Result<NewPeer<Side>> {
         let added = hub.add_peer()?;
         let transport = ShmTransport::hub_host_peer(Arc::clone(hub), added.peer_id, added.doorbell);
         let endpoint = Side(rapace_core_05::Transport::Shm(transport));
@@ -67,7 +67,7 @@ impl Transport for Core05 {
         })
     }
 
-    fn remove_peer(hub: &Arc<HubHost>, id: u16) {
+    async fn bury(hub: &Arc<HubHost>, id: u16, _endpoint: &Side) {
         // Fails for an id out of range only, and this one came from `add_peer`.
         let _ = hub.remove_peer(id);
     }

@@ -88,7 +88,7 @@ impl Transport for Shm04 {
         )?))
     }
 
-    fn add_peer(hub: &Arc<HubHost>) -> anyhow::Result<NewPeer<HostSide>> {
+    fn add_peer(hub: &Arc<HubHost>, _name: &str) -> anyhow::Result<NewPeer<HostSide>> {
         let added = hub.add_peer()?;
         let id = added.peer_id;
         let host_fd = Some(added.doorbell.as_raw_fd());
@@ -105,7 +105,7 @@ impl Transport for Shm04 {
         })
     }
 
-    fn remove_peer(hub: &Arc<HubHost>, id: u16) {
+    async fn bury(hub: &Arc<HubHost>, id: u16, _endpoint: &HostSide) {
         // Fails for an id out of range only, and this one came from `add_peer`.
         let _ = hub.remove_peer(id);
     }

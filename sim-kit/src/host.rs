@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -46,7 +46,7 @@ pub struct Host<T: Transport> {
 
 impl<T: Transport> Host<T> {
     /// Creates the hub and starts the plugins. Call it on the thread that outlives them.
-    pub fn start(options: HostOptions) -> anyhow::Result<Self> {
+    pub async fn start(options: HostOptions) -> anyhow::Result<Self> {
         let path = options.hub_path();
         let hub = T::create_hub(&path, MAX_PEERS, options.ring_capacity)
             .with_context(|| format!("creating hub {}", path.display()))?;
@@ -84,7 +84,7 @@ impl<T: Transport> Host<T> {
             match host.start_plugin(index) {
                 Ok(peer) => host.seats.push(Arc::new(Seat::new(index, peer))),
                 Err(error) => {
-                    host.end();
+                    host.end().await;
                     return Err(error);
                 }
             }
@@ -94,8 +94,8 @@ impl<T: Transport> Host<T> {
 
     /// Adds a peer and starts its plugin.
     pub fn start_plugin(&self, index: usize) -> anyhow::Result<Peer<T::HostSide>> {
-        let added = T::add_peer(&self.hub).context("adding a peer to the hub")?;
         let name = plugin_name(index);
+        let added = T::add_peer(&self.hub, &name).context("adding a peer to the hub")?;
         let plugin = Plugin {
             command: &self.command,
             name: &name,
@@ -116,10 +116,7 @@ impl<T: Transport> Host<T> {
         let pid = child.id();
         // For hosts that answer SIGUSR1; if it ended already there is nobody to ask.
         let _ = shm_debug::register_child_pid(pid);
-        self.children
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(child);
+        lock(&self.children).push(child);
         line(
             &json!({"event": "plugin", "peer": added.id, "seat": index, "pid": pid, "name": name,
             "mono_ns": mono_ns()}),
@@ -133,7 +130,7 @@ impl<T: Transport> Host<T> {
     }
 
     fn kill_child(&self, pid: u32) -> anyhow::Result<()> {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut children = lock(&self.children);
         let position = children
             .iter()
             .position(|child| child.id() == pid)
@@ -148,12 +145,12 @@ impl<T: Transport> Host<T> {
 
     /// Kills the plugin of a seat and puts a new one in its place, as `ddc` does when one dies. The new one starts
     /// first, so that a hub without room for it keeps the old one.
-    pub fn restart_plugin(&self, seat: &Seat<T::HostSide>) -> anyhow::Result<()> {
+    pub async fn restart_plugin(&self, seat: &Seat<T::HostSide>) -> anyhow::Result<()> {
         let old = seat.peer();
         let new = self.start_plugin(seat.index)?;
         self.kill_child(old.pid)?;
         old.abandon();
-        T::remove_peer(&self.hub, old.id);
+        T::bury(&self.hub, old.id, &old.endpoint).await;
         seat.replace(new);
         self.totals.restarts.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -167,28 +164,19 @@ impl<T: Transport> Host<T> {
         for each in &self.seats {
             if quiet || each.index == seat.index {
                 let closed = Arc::clone(&each.gate).write_owned().await;
-                self.closed_gates
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(closed);
+                lock(&self.closed_gates).push(closed);
             }
         }
     }
 
     /// Keeps something until the plugins have ended, then drops it.
     pub fn keep(&self, thing: impl Any + Send) {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Box::new(thing));
+        lock(&self.kept).push(Box::new(thing));
     }
 
     /// Lets the calls go on.
     pub fn reopen(&self) {
-        self.closed_gates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        lock(&self.closed_gates).clear();
         self.planting.store(false, Ordering::Relaxed);
     }
 
@@ -220,25 +208,24 @@ impl<T: Transport> Host<T> {
     }
 
     /// Ends the plugins and removes the hub file.
-    pub(crate) fn end(&self) {
+    pub(crate) async fn end(&self) {
+        let mut children = std::mem::take(&mut *lock(&self.children));
+        end_all(&mut children, Duration::from_secs(2));
         for seat in &self.seats {
             let peer = seat.peer();
             peer.abandon();
-            T::remove_peer(&self.hub, peer.id);
+            T::bury(&self.hub, peer.id, &peer.endpoint).await;
         }
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        end_all(&mut children, Duration::from_secs(2));
-        children.clear();
-        drop(children);
         // In order, and before the file goes.
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-            .for_each(drop);
+        lock(&self.kept).drain(..).for_each(drop);
         if !self.options.keep_hub {
             // Somebody may have removed it before us: then there is nothing left to do.
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here panics while it holds one of these, and each is valid after any panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -55,9 +55,13 @@ pub trait Transport: 'static {
         ring_capacity: u32,
     ) -> anyhow::Result<Arc<Self::Hub>>;
     /// Reserves a peer and makes its doorbell. Called within the runtime.
-    fn add_peer(hub: &Arc<Self::Hub>) -> anyhow::Result<NewPeer<Self::HostSide>>;
-    /// Marks a peer dead, so that what it owned is free again.
-    fn remove_peer(hub: &Arc<Self::Hub>, id: u16);
+    fn add_peer(hub: &Arc<Self::Hub>, name: &str) -> anyhow::Result<NewPeer<Self::HostSide>>;
+    /// Marks a peer dead whose process has ended, so that what it owned is free again.
+    fn bury(
+        hub: &Arc<Self::Hub>,
+        id: u16,
+        endpoint: &Self::HostSide,
+    ) -> impl Future<Output = ()> + Send;
     /// Enters a hub as the plugin `id`. Called within the runtime.
     fn open(path: &Path, id: u16, doorbell: RawFd) -> anyhow::Result<Self::PluginSide>;
 }

@@ -63,7 +63,7 @@ where
 {
     // Before the first plugin starts, so that a signal cannot leave any behind.
     let signals = Signals::listen().context("listening to signals")?;
-    let host = Arc::new(Host::<T>::start(options)?);
+    let host = Arc::new(Host::<T>::start(options).await?);
     let start = Instant::now();
     let outcome = drive(&host, signals, start, plant(Arc::clone(&host))).await;
     host.plan.stop.store(true, Ordering::Relaxed);
@@ -72,7 +72,7 @@ where
         start.elapsed(),
         matches!(outcome, Ok(End::Interrupted)),
     );
-    host.end();
+    host.end().await;
     outcome?;
     let wrong = host.totals.mismatched.load(Ordering::Relaxed)
         + host.totals.unexpected.load(Ordering::Relaxed);
@@ -115,7 +115,7 @@ async fn drive<T: Transport>(
                 }
             }
             () = tick(&mut restarts) => {
-                if !restart_next(host, &mut next_restart) {
+                if !restart_next(host, &mut next_restart).await {
                     restarts = None;
                 }
             }
@@ -148,12 +148,12 @@ async fn tick(interval: &mut Option<Interval>) {
 }
 
 /// Restarts the next plugin in turn; false when the hub has no room for another peer.
-fn restart_next<T: Transport>(host: &Host<T>, next: &mut usize) -> bool {
+async fn restart_next<T: Transport>(host: &Host<T>, next: &mut usize) -> bool {
     let Some(seat) = host.seats.get(*next % host.seats.len().max(1)) else {
         return false;
     };
     *next += 1;
-    match host.restart_plugin(seat) {
+    match host.restart_plugin(seat).await {
         Ok(()) => true,
         Err(error) => {
             line(&json!({"event": "restarts-ended", "reason": format!("{error:#}")}));

@@ -44,6 +44,8 @@ impl Scene<'_> {
                 .await?;
         } else {
             self.expect("an empty ring", || ring.len() == 0).await?;
+            // A plugin that is still about to look would find the damage, and end.
+            self.expect_idle().await?;
         }
         match self.spec.variant {
             "head-back" => self.stale_producer(ring.head() - 1).await?,

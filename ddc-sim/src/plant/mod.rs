@@ -246,7 +246,7 @@ impl Scene<'_> {
         }
         if placed.behind_the_back {
             let seat = self.host.seat_of(self.peer.id)?;
-            self.host.restart_plugin(seat)?;
+            self.host.restart_plugin(seat).await?;
         }
         Ok(())
     }

@@ -93,6 +93,10 @@ impl Scene<'_> {
         answers.push(peer.expect(victim.id)?);
         tokio::spawn(async move { peer.send(victim).await });
         yield_now().await;
+        // Each token of these requests woke it for a moment.
+        let full_and_asleep = || ring.len() == ring.capacity() && look::is_asleep(pid);
+        self.expect("a full ring and a sleeping plugin", full_and_asleep)
+            .await?;
         Ok(Placed::new(answers, Heal::Passes))
     }
 
