@@ -15,6 +15,8 @@ pub(crate) struct Lane {
     pub(crate) service: Service,
     /// When the indexes were last looked at.
     pub(crate) sampled_at: Mono,
+    /// A record saw indexes that no look has reached, and when it came in.
+    pub(crate) doubt: Option<(Mono, Indexes)>,
     pub(crate) ring: Option<Indexes>,
     pub(crate) capacity: u32,
     /// Since when head and tail are as they are.

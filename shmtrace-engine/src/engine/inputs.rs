@@ -13,6 +13,8 @@ use crate::{
 /// A lane that stands still for this long is looked at, ns: longer than any healthy producer needs from publish to ring
 /// unless it is off the CPU, which a look shows.
 const STANDSTILL: u64 = 4_000_000;
+/// A ring without a sample for this long has not moved, ns.
+const STILL: u64 = 50_000_000;
 /// Events waiting to be sorted at most.
 const MOST_PENDING: usize = 1 << 20;
 
@@ -195,7 +197,7 @@ impl Engine {
                     head: indexes.map(|indexes| indexes.head),
                     excess: None,
                 });
-                self.seen_before(ends.rings, event.at, indexes);
+                self.seen_before(ends.rings, indexes);
             }
             EventKind::Take {
                 end, result, rings, ..
@@ -257,6 +259,7 @@ impl Engine {
         lane.history.seen(sample.at, sample.ring);
         lane.capacity = sample.capacity;
         let before = lane.ring.replace(sample.ring);
+        self.settle_doubt(sample);
         if before == Some(sample.ring) {
             return;
         }
@@ -297,22 +300,41 @@ impl Engine {
         }
     }
 
-    /// A head that a producer saw and that a later sample does not reach moved back in between.
-    fn seen_before(&mut self, id: LaneId, at: Mono, indexes: Option<Indexes>) {
-        let Some(lane) = self.lanes.get(&id) else {
-            return;
-        };
-        if let (Some(then), Some(now)) = (indexes, lane.ring)
-            && lane.sampled_at > at
-            && then.head > now.head
+    /// A head that a producer saw and that a later look does not reach moved back in between. A record's indexes are read
+    /// some time after its time was taken, so only a look after the record came in is later for sure.
+    fn seen_before(&mut self, id: LaneId, indexes: Option<Indexes>) {
+        let now = self.now;
+        if let (Some(then), Some(lane)) = (indexes, self.lanes.get_mut(&id))
+            && lane.ring.is_some_and(|ring| then.head > ring.head)
         {
-            let sample = Sample {
-                at: lane.sampled_at,
-                lane: id,
-                ring: now,
+            lane.doubt.get_or_insert((now, then));
+        }
+    }
+
+    /// A look that is later than a doubtful record decides.
+    fn settle_doubt(&mut self, sample: &Sample) {
+        if let Some(lane) = self.lanes.get_mut(&sample.lane)
+            && let Some((_, then)) = lane.doubt.take_if(|(since, _)| sample.at > *since)
+            && then.head > sample.ring.head
+        {
+            self.moved_back(sample, then);
+        }
+    }
+
+    /// Rings that stand still are not sampled: they are as they were.
+    pub(super) fn settle_doubts(&mut self) {
+        let now = self.now;
+        let still = self.lanes.iter().filter_map(|(id, lane)| {
+            let (since, _) = lane.doubt?;
+            (now.since(since) >= STILL).then_some(Sample {
+                at: now,
+                lane: *id,
+                ring: lane.ring?,
                 capacity: lane.capacity,
-            };
-            self.moved_back(&sample, then);
+            })
+        });
+        for sample in still.collect::<Vec<_>>() {
+            self.settle_doubt(&sample);
         }
     }
 

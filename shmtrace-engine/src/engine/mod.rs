@@ -122,6 +122,7 @@ impl Engine {
             self.sorted_until = self.sorted_until.max(event.at);
             self.event(&event);
         }
+        self.settle_doubts();
         self.look_at_lanes();
         self.look_at_hubs();
         self.settle_healed();
