@@ -82,7 +82,7 @@ pub fn sys_exit(ctx: &BtfTracePointContext) {
         _ => {}
     }
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let Some(process) = PROCESSES.get_ptr_mut(&pid) else {
+    let Some(process) = PROCESSES.get_ptr_mut(pid) else {
         return;
     };
     // SAFETY: the value lives as long as the program runs (RCU). The daemon replaces whole values and the probes
@@ -267,7 +267,7 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
     }
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: as in `sys_exit`.
-    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else {
+    let Some(process) = (unsafe { PROCESSES.get(pid) }) else {
         return;
     };
     if process.flags & PROC_PARTICIPANT == 0 {

@@ -66,13 +66,11 @@ fn write(tally: Tally, fact: &Fact, process: &Process, doorbell: Option<&Doorbel
     let Some(doorbell) = doorbell else {
         return reserve_and_write(fact, NO_PEER, 0, fact.hub, [0; 4]);
     };
-    match indexes(process, doorbell) {
-        Some(rings) => reserve_and_write(fact, doorbell.peer, FLAG_RINGS, doorbell.hub, rings),
-        None => {
-            tally.count(Counter::RingFaults);
-            reserve_and_write(fact, doorbell.peer, 0, doorbell.hub, [0; 4])
-        }
+    if let Some(rings) = indexes(process, doorbell) {
+        return reserve_and_write(fact, doorbell.peer, FLAG_RINGS, doorbell.hub, rings);
     }
+    tally.count(Counter::RingFaults);
+    reserve_and_write(fact, doorbell.peer, 0, doorbell.hub, [0; 4])
 }
 
 /// A ring's header up to the tail: head in the first word, tail in the last.
@@ -146,7 +144,7 @@ fn reserve_and_write(fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4
     });
     // A wakeup for each record costs more than all the rest: the reader polls, and is woken early only when a
     // quarter of the buffer is used, which one record in eight checks (the time's low bits are as good as random).
-    let wake = at & 7 == 0 && ring.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT.load();
+    let wake = at % 8 == 0 && ring.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT.load();
     entry.submit(u64::from(if wake {
         BPF_RB_FORCE_WAKEUP
     } else {

@@ -30,7 +30,7 @@ pub fn look_up(pid: u32, process: &Process, fd: i32) -> Fd {
     let epoch = EPOCH.get(0).copied().unwrap_or(0);
     // SAFETY: plain old data, written whole; a torn copy would need a close and reuse of the fd on another CPU during
     // this call, and the call itself would be torn then.
-    if let Some(known) = unsafe { FDS.get(&key) }
+    if let Some(known) = unsafe { FDS.get(key) }
         && known.image == process.image
         && (known.inode != 0 || known.epoch == epoch)
     {
@@ -43,18 +43,18 @@ pub fn look_up(pid: u32, process: &Process, fd: i32) -> Fd {
         return Fd::Closed;
     };
     // SAFETY: the value is one word.
-    let Some(slot) = (unsafe { SOCKETS.get(&inode) }).copied() else {
-        remember(&key, process, 0, 0, epoch);
+    let Some(slot) = (unsafe { SOCKETS.get(inode) }).copied() else {
+        remember(key, process, 0, 0, epoch);
         return Fd::Unknown(inode);
     };
-    remember(&key, process, inode, slot, epoch);
+    remember(key, process, inode, slot, epoch);
     doorbell(inode, slot)
 }
 
 /// Forgets what an fd was.
 #[inline(always)]
 pub fn forget(pid: u32, fd: u64) {
-    let _was_not_known = FDS.remove(&FdKey { pid, fd: fd as u32 });
+    let _was_not_known = FDS.remove(FdKey { pid, fd: fd as u32 });
 }
 
 #[inline(always)]
@@ -66,7 +66,7 @@ fn doorbell(inode: u64, slot: u32) -> Fd {
 }
 
 #[inline(always)]
-fn remember(key: &FdKey, process: &Process, inode: u64, slot: u32, epoch: u32) {
+fn remember(key: FdKey, process: &Process, inode: u64, slot: u32, epoch: u32) {
     let known = KnownFd {
         image: process.image,
         inode,
@@ -74,5 +74,5 @@ fn remember(key: &FdKey, process: &Process, inode: u64, slot: u32, epoch: u32) {
         epoch,
     };
     // If it cannot be remembered it is looked up again.
-    let _full = FDS.insert(key, &known, 0);
+    let _full = FDS.insert(key, known, 0);
 }

@@ -60,8 +60,14 @@ pub fn args(regs: *const u8) -> Args {
 
 #[inline(always)]
 unsafe fn read(base: *const u8, offset: usize) -> u64 {
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "registers are words, and their structure is aligned as such"
+    )]
     // SAFETY: the caller's pointer is BTF-typed, and the verifier checks the access.
-    unsafe { core::ptr::read_volatile(base.add(offset).cast::<u64>()) }
+    unsafe {
+        core::ptr::read_volatile(base.add(offset).cast::<u64>())
+    }
 }
 
 /// The inode number behind `fd` of the current task, `None` if it names no open file.

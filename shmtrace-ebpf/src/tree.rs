@@ -22,7 +22,7 @@ pub fn fork(ctx: &BtfTracePointContext) {
     let parent = current_pid();
     // SAFETY: the value is plain old data; a torn copy could only mix old and new mappings of a process that maps
     // and forks at once, and the daemon writes the child's entry anew.
-    let Some(process) = (unsafe { PROCESSES.get(&parent) }) else {
+    let Some(process) = (unsafe { PROCESSES.get(parent) }) else {
         return;
     };
     let Some(tally) = Tally::this_cpu() else {
@@ -36,12 +36,12 @@ pub fn fork(ctx: &BtfTracePointContext) {
     // SAFETY: a helper without arguments.
     copy.image = unsafe { bpf_ktime_get_ns() };
     if PROCESSES
-        .insert(&child, &copy, u64::from(BPF_NOEXIST))
+        .insert(child, copy, u64::from(BPF_NOEXIST))
         .is_err()
     {
         // Either the daemon's scan was faster, or the table is full.
         // SAFETY: only the presence counts.
-        if unsafe { PROCESSES.get(&child) }.is_none() {
+        if unsafe { PROCESSES.get(child) }.is_none() {
             tally.count(Counter::ProcessesFull);
             warn!(
                 ctx,
@@ -55,7 +55,7 @@ pub fn fork(ctx: &BtfTracePointContext) {
 /// A process of the tree executed another program: its mappings are gone.
 pub fn exec() {
     let pid = current_pid();
-    if let Some(process) = PROCESSES.get_ptr_mut(&pid) {
+    if let Some(process) = PROCESSES.get_ptr_mut(pid) {
         // SAFETY: the value lives as long as the program runs (RCU); exec leaves one thread, so no other probe of
         // this process runs.
         unsafe {
@@ -78,7 +78,7 @@ pub fn exec() {
 pub fn exit(ctx: &BtfTracePointContext) {
     let pid = current_pid();
     // SAFETY: only the presence counts.
-    if unsafe { PROCESSES.get(&pid) }.is_none() {
+    if unsafe { PROCESSES.get(pid) }.is_none() {
         return;
     }
     let last = kernel::is_last_thread(ctx.arg(0));
@@ -89,7 +89,7 @@ pub fn exit(ctx: &BtfTracePointContext) {
         );
     }
     if last {
-        let _gone_already = PROCESSES.remove(&pid);
+        let _gone_already = PROCESSES.remove(pid);
     }
 }
 
