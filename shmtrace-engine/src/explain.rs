@@ -1,6 +1,9 @@
 //! Findings in plain words.
 
-use crate::{Cause, Code, Direction, Finding, input::PeerBinding};
+use crate::{
+    Cause, Code, Direction, Finding,
+    input::{Indexes, PeerBinding},
+};
 
 /// One or two sentences about a finding, with what to look at next.
 pub(crate) fn sentence(finding: &Finding, peer: Option<&PeerBinding>) -> String {
@@ -14,7 +17,7 @@ pub(crate) fn sentence(finding: &Finding, peer: Option<&PeerBinding>) -> String 
         Some(Direction::ToHost) => (plugin.clone(), "the host".to_owned()),
         _ => ("the host".to_owned(), plugin.clone()),
     };
-    let waiting = finding.ring.map_or(0, |ring| ring.len());
+    let waiting = finding.ring.map_or(0, Indexes::len);
     let entries = if waiting == 1 {
         "1 entry waits".to_owned()
     } else {

@@ -226,9 +226,12 @@ impl Engine {
         let Some(suspicion) = lane.suspicion.take() else {
             return;
         };
-        let verdict = (code == Code::MissedWakeup).then(|| match told {
-            true => self.cause(id, &self.lanes[&id].history, seen.after),
-            false => cause::unknown(),
+        let verdict = (code == Code::MissedWakeup).then(|| {
+            if told {
+                self.cause(id, &self.lanes[&id].history, seen.after)
+            } else {
+                cause::unknown()
+            }
         });
         let cause = verdict.map(|verdict| verdict.cause);
         let Some(lane) = self.lanes.get_mut(&id) else {

@@ -110,7 +110,7 @@ impl Engine {
             Input::Sample(sample) => self.sample(&sample),
             Input::Lane(seen) => self.observed(seen),
             Input::Hub(seen) => self.hub_observed(&seen),
-            Input::Memory(seen) => self.memory_observed(seen),
+            Input::Memory(seen) => self.memory_observed(&seen),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     condition::{Key, Said},
     explain::sentence,
     hubs::{self, Hub},
-    input::{HubObservation, LaneObservation, MemoryObservation, ThreadObservation},
+    input::{HubObservation, Indexes, LaneObservation, MemoryObservation, ThreadObservation},
     lane::Lane,
 };
 
@@ -98,7 +98,7 @@ impl Engine {
         let id = seen.hub;
         let empty = self
             .lanes_of(id)
-            .all(|(_, lane)| lane.ring.is_none_or(|ring| ring.is_empty()));
+            .all(|(_, lane)| lane.ring.is_none_or(Indexes::is_empty));
         let since = last_move.max(self.attached);
         if seen.all_asleep != Some(true) || !empty || seen.at.since(since) < expected {
             return None;
@@ -165,9 +165,7 @@ impl Engine {
             .keys()
             .filter(|(of, _)| *of == hub)
             .map(|(_, peer)| *peer);
-        peers
-            .filter(|peer| moved(*peer, Direction::ToPeer) > moved(*peer, Direction::ToHost))
-            .last()
+        peers.rfind(|peer| moved(*peer, Direction::ToPeer) > moved(*peer, Direction::ToHost))
     }
 
     /// A thread that could take the entries is runnable and is not run.
@@ -225,7 +223,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn memory_observed(&mut self, seen: MemoryObservation) {
+    pub(super) fn memory_observed(&mut self, seen: &MemoryObservation) {
         self.now = self.now.max(seen.at);
         let key = Key {
             code: Code::MemoryLimit,
