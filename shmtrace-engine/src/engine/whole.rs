@@ -160,7 +160,7 @@ impl Engine {
             let rung = lane.history.rings.back().map(|ring| ring.at);
             rung.or((lane.unchanged_since > self.attached).then_some(lane.unchanged_since))
         };
-        let peers = self
+        let mut peers = self
             .peers
             .keys()
             .filter(|(of, _)| *of == hub)
