@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{HubError, SlotError};
 use crate::futex;
-use crate::layout::{class, desc, extent, slot};
+use crate::layout::{SlotFields, class, desc, extent, slot};
 use crate::map::Mapping;
 use crate::stack::FreeStack;
 
@@ -22,6 +22,7 @@ pub fn host_owner(id: u16) -> u32 {
 pub struct HubAllocator {
     map: Arc<Mapping>,
     classes: Vec<Class>,
+    fields: SlotFields,
 }
 
 /// A size class, with everything that never changes read and checked once.
@@ -114,10 +115,15 @@ struct Meta<'a> {
 
 impl HubAllocator {
     pub(crate) fn new(map: Arc<Mapping>, headers: usize) -> Result<Self, HubError> {
+        let fields = fields_of(&map, headers)?;
         let classes = (0..class::COUNT)
-            .map(|number| Class::read(&map, headers + number * class::SIZE))
+            .map(|number| Class::read(&map, headers + number * class::SIZE, &fields))
             .collect::<Result<_, _>>()?;
-        Ok(Self { map, classes })
+        Ok(Self {
+            map,
+            classes,
+            fields,
+        })
     }
 
     /// Takes a slot for a payload of `len` bytes, from the smallest class that fits and has one.
@@ -335,9 +341,7 @@ impl HubAllocator {
             .classes
             .iter()
             .find(|class| class.slot_size as usize >= len)?;
-        self.map
-            .at("size class", class.header + class::SLOT_AVAILABLE)
-            .ok()
+        self.available(class)
     }
 
     /// Blocks until [`slot_available`](Self::slot_available) has another value than `seen`, `timeout` at most.
@@ -476,22 +480,33 @@ impl HubAllocator {
             class: number,
             index: bad.0,
         })?;
-        if let Ok(word) = self
-            .map
-            .at::<AtomicU32>("size class", class.header + class::SLOT_AVAILABLE)
-        {
-            futex::bump(word);
-            // Whoever sleeps found the class empty before, and the first that comes back wakes all.
-            if was_empty {
-                futex::wake_all(word);
+        // Senders of rapace 0.5 wait for any class on the word of the first.
+        let first = (self.fields == SlotFields::RAPACE_05 && number != 0).then_some(0);
+        for class in [Some(number), first].into_iter().flatten() {
+            if let Some(word) = self
+                .classes
+                .get(class as usize)
+                .and_then(|class| self.available(class))
+            {
+                futex::bump(word);
+                // Whoever sleeps found the class empty before, and the first that comes back wakes all.
+                if was_empty {
+                    futex::wake_all(word);
+                }
             }
         }
         Ok(())
     }
 
+    fn available(&self, class: &Class) -> Option<&AtomicU32> {
+        self.map
+            .at("size class", class.header + self.fields.slot_available)
+            .ok()
+    }
+
     fn free_head(&self, number: u32, class: &Class) -> Result<&AtomicU64, SlotError> {
         self.map
-            .at("size class", class.header + class::FREE_HEAD)
+            .at("size class", class.header + self.fields.free_head)
             .map_err(|_| SlotError::NoSuchSlot {
                 class: number,
                 index: class::NO_SLOT,
@@ -499,36 +514,52 @@ impl HubAllocator {
     }
 }
 
+/// Which layout the hub has: an extent's metadata never starts at 0, which is what the standard field reads in a hub of
+/// rapace 0.5.
+fn fields_of(map: &Mapping, headers: usize) -> Result<SlotFields, HubError> {
+    // Relaxed: never changed after the hub was made.
+    let start = map
+        .at::<AtomicU64>("size class", headers + class::EXTENT_OFFSETS)?
+        .load(Ordering::Relaxed);
+    let start = usize::try_from(start).unwrap_or(usize::MAX);
+    map.range("extent", start, extent::HEADER_SIZE)?;
+    let standard = map
+        .at::<AtomicU32>("extent", start + SlotFields::STANDARD.meta_offset)?
+        .load(Ordering::Relaxed);
+    Ok(if standard == 0 {
+        SlotFields::RAPACE_05
+    } else {
+        SlotFields::STANDARD
+    })
+}
+
 impl Class {
-    fn read(map: &Mapping, header: usize) -> Result<Self, HubError> {
+    fn read(map: &Mapping, header: usize, at: &SlotFields) -> Result<Self, HubError> {
         // Relaxed: written when the hub was made, or an extent was added, and checked here.
         let part = "size class";
         let slot_size = map
             .at::<AtomicU32>(part, header + class::SLOT_SIZE)?
             .load(Ordering::Relaxed);
-        let byte = |field| -> Result<u8, HubError> {
-            Ok(map
-                .at::<AtomicU8>(part, header + field)?
-                .load(Ordering::Relaxed))
-        };
-        let (shift, count) = (
-            u32::from(byte(class::EXTENT_SLOT_SHIFT)?),
-            usize::from(byte(class::EXTENT_COUNT)?),
-        );
+        let shift = map
+            .at::<AtomicU8>(part, header + at.extent_slot_shift)?
+            .load(Ordering::Relaxed);
         check("slot_size", slot_size.into(), slot_size != 0)?;
         check(
             "extent_slot_shift",
             shift.into(),
-            shift < desc::SLOT_CLASS_SHIFT,
+            u32::from(shift) < desc::SLOT_CLASS_SHIFT,
         )?;
-        check("extent_count", count as u64, count <= class::MAX_EXTENTS)?;
-        let offsets = map.slice::<AtomicU64>(part, header + class::EXTENT_OFFSETS, count)?;
+        let shift = u32::from(shift);
+        let offsets =
+            map.slice::<AtomicU64>(part, header + class::EXTENT_OFFSETS, class::MAX_EXTENTS)?;
         let extents = offsets
             .iter()
+            // Acquire: pairs with the Release of a host that adds an extent; its header is there.
+            .map(|offset| offset.load(Ordering::Acquire))
+            .take_while(|offset| *offset != 0)
             .map(|offset| {
-                // Acquire: pairs with the Release of a host that adds an extent; its header is there.
-                let start = usize::try_from(offset.load(Ordering::Acquire)).unwrap_or(usize::MAX);
-                Extent::read(map, start, slot_size, shift)
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                Extent::read(map, start, (slot_size, shift), at)
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
@@ -553,7 +584,12 @@ impl Class {
 }
 
 impl Extent {
-    fn read(map: &Mapping, start: usize, slot_size: u32, shift: u32) -> Result<Self, HubError> {
+    fn read(
+        map: &Mapping,
+        start: usize,
+        (slot_size, shift): (u32, u32),
+        at: &SlotFields,
+    ) -> Result<Self, HubError> {
         let part = "extent";
         map.range(part, start, extent::HEADER_SIZE)?;
         let get = |field| -> Result<u32, HubError> {
@@ -561,14 +597,14 @@ impl Extent {
                 .at::<AtomicU32>(part, start + field)?
                 .load(Ordering::Relaxed))
         };
-        let slots = get(extent::SLOT_COUNT)?;
+        let slots = get(at.slot_count)?;
         check(
             "slot_count",
             slots.into(),
             slots != 0 && slots <= 1 << shift,
         )?;
-        let meta = start.saturating_add(get(extent::META_OFFSET)? as usize);
-        let data = start.saturating_add(get(extent::DATA_OFFSET)? as usize);
+        let meta = start.saturating_add(get(at.meta_offset)? as usize);
+        let data = start.saturating_add(get(at.data_offset)? as usize);
         map.slice::<[AtomicU32; 4]>("slot metadata", meta, slots as usize)?;
         map.range(
             "slot data",

@@ -57,12 +57,16 @@ impl HubHost {
     ///
     /// A configuration that no hub can have, or a file that cannot be made.
     pub fn create(path: impl AsRef<Path>, config: HubConfig) -> Result<Arc<Self>, HubError> {
-        let hub = Hub::create(path, config)?;
+        Ok(Self::new(Hub::create(path, config)?))
+    }
+
+    /// Becomes the host of a hub that was just created, see [`Hub::create_with`].
+    pub fn new(hub: Hub) -> Arc<Self> {
         let taken = Mutex::new(vec![false; usize::from(hub.max_peers())]);
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             hub: Arc::new(hub),
             taken,
-        }))
+        })
     }
 
     /// The hub.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::alloc::HubAllocator;
 use crate::error::HubError;
-use crate::layout::{self, class, desc, extent, hub, peer, ring, slot};
+use crate::layout::{self, SlotFields, class, desc, extent, hub, peer, ring, slot};
 use crate::map::Mapping;
 use crate::peer::PeerEntry;
 use crate::view::DescRing;
@@ -106,6 +106,20 @@ impl Hub {
     ///
     /// A configuration that no hub can have, or a file that cannot be made.
     pub fn create(path: impl AsRef<Path>, config: HubConfig) -> Result<Self, HubError> {
+        Self::create_with(path, config, SlotFields::STANDARD)
+    }
+
+    /// The same with the slots' headers as the plugins expect them: [`SlotFields::STANDARD`], or
+    /// [`SlotFields::RAPACE_05`] for plugins that use rapace 0.5. [`open`](Self::open) finds out by itself.
+    ///
+    /// # Errors
+    ///
+    /// As for [`create`](Self::create).
+    pub fn create_with(
+        path: impl AsRef<Path>,
+        config: HubConfig,
+        fields: SlotFields,
+    ) -> Result<Self, HubError> {
         let path = path.as_ref();
         let geometry = Geometry::of(config)?;
         let size = class::DEFAULTS
@@ -137,7 +151,7 @@ impl Hub {
         let map = Mapping::new(&file).map_err(failed("map"))?;
         write_header(&map, &geometry, size)?;
         write_peers(&map, &geometry)?;
-        write_classes(&map, &geometry)?;
+        write_classes(&map, &geometry, &fields)?;
         Self::view(map, geometry, path)
     }
 
@@ -292,38 +306,51 @@ fn write_peers(map: &Mapping, geometry: &Geometry) -> Result<(), HubError> {
     Ok(())
 }
 
-fn write_classes(map: &Mapping, geometry: &Geometry) -> Result<(), HubError> {
+fn write_classes(map: &Mapping, geometry: &Geometry, at: &SlotFields) -> Result<(), HubError> {
     let mut start = geometry.extents;
     for (number, (slot_size, slots)) in class::DEFAULTS.into_iter().enumerate() {
         let header = geometry.size_classes + number * class::SIZE;
         put32(map, header + class::SLOT_SIZE, slot_size)?;
-        put32(map, header + class::TOTAL_SLOTS, slots)?;
-        // The first slot is on top, as if all had been pushed once.
-        put64(map, header + class::FREE_HEAD, 1 << 32)?;
-        // The counts of the defaults are powers of two. Shift, count and padding share a word.
-        let [shift, extents] = [slots.ilog2() as u8, 1];
+        // Shift, number of extents and padding share a word; the counts of the defaults are powers of two.
+        let mut shift = [slots.ilog2() as u8, 0, 0, 0];
+        if *at == SlotFields::RAPACE_05 {
+            put32(map, header + 4, slots)?;
+        } else {
+            shift[1] = 1;
+        }
         put32(
             map,
-            header + class::EXTENT_SLOT_SHIFT,
-            u32::from_ne_bytes([shift, extents, 0, 0]),
+            header + at.extent_slot_shift,
+            u32::from_ne_bytes(shift),
         )?;
+        put32(map, header + at.total_slots, slots)?;
+        // The first slot is on top, as if all had been pushed once.
+        put64(map, header + at.free_head, 1 << 32)?;
         put64(map, header + class::EXTENT_OFFSETS, start as u64)?;
-        write_extent(map, start, number as u32, slots)?;
+        write_extent(map, start, (number as u8, slot_size, slots), at)?;
         start += extent_size(slot_size, slots);
     }
     Ok(())
 }
 
-fn write_extent(map: &Mapping, start: usize, class: u32, slots: u32) -> Result<(), HubError> {
+fn write_extent(
+    map: &Mapping,
+    start: usize,
+    (class, slot_size, slots): (u8, u32, u32),
+    at: &SlotFields,
+) -> Result<(), HubError> {
     let data = extent::HEADER_SIZE as u32 + slots * slot::META_SIZE as u32;
     put32(
         map,
         start + extent::SIZE_CLASS,
-        u32::from_ne_bytes([class as u8, 0, 0, 0]),
+        u32::from_ne_bytes([class, 0, 0, 0]),
     )?;
-    put32(map, start + extent::SLOT_COUNT, slots)?;
-    put32(map, start + extent::META_OFFSET, extent::HEADER_SIZE as u32)?;
-    put32(map, start + extent::DATA_OFFSET, data)?;
+    if *at == SlotFields::RAPACE_05 {
+        put32(map, start + 12, slot_size)?;
+    }
+    put32(map, start + at.slot_count, slots)?;
+    put32(map, start + at.meta_offset, extent::HEADER_SIZE as u32)?;
+    put32(map, start + at.data_offset, data)?;
     for index in 0..slots {
         let meta = start + extent::HEADER_SIZE + index as usize * slot::META_SIZE;
         let next = if index + 1 < slots {

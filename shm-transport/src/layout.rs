@@ -204,6 +204,51 @@ pub mod extent {
     pub const DATA_OFFSET: usize = 28;
 }
 
+/// Where the fields of size class and extent headers stand. Hubs of one version differ in it: rapace 0.3 and 0.4 write
+/// the layout of [`class`] and [`extent`], rapace 0.5 moved fields without a new version number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotFields {
+    /// In a size class header: `u32` atomic, all slots.
+    pub total_slots: usize,
+    /// In a size class header: `u64` atomic, the free stack.
+    pub free_head: usize,
+    /// In a size class header: `u32` atomic, the futex word.
+    pub slot_available: usize,
+    /// In a size class header: log2 of the slots per extent, in the lowest byte.
+    pub extent_slot_shift: usize,
+    /// In an extent header: `u32`.
+    pub slot_count: usize,
+    /// In an extent header: `u32`.
+    pub meta_offset: usize,
+    /// In an extent header: `u32`.
+    pub data_offset: usize,
+}
+
+impl SlotFields {
+    /// The format as documented.
+    pub const STANDARD: Self = Self {
+        total_slots: class::TOTAL_SLOTS,
+        free_head: class::FREE_HEAD,
+        slot_available: class::SLOT_AVAILABLE,
+        extent_slot_shift: class::EXTENT_SLOT_SHIFT,
+        slot_count: extent::SLOT_COUNT,
+        meta_offset: extent::META_OFFSET,
+        data_offset: extent::DATA_OFFSET,
+    };
+
+    /// As rapace 0.5 has it. Beside these, `u32` slots per extent stand at 4 of a size class header; an extent header
+    /// has `u32` base index at 4 and `u32` slot size at 12.
+    pub const RAPACE_05: Self = Self {
+        total_slots: 12,
+        free_head: 16,
+        slot_available: 152,
+        extent_slot_shift: 8,
+        slot_count: 8,
+        meta_offset: 16,
+        data_offset: 20,
+    };
+}
+
 /// Metadata of one slot.
 pub mod slot {
     /// Bytes of an entry.
