@@ -81,7 +81,7 @@ impl Memory {
         })
     }
 
-    /// FUTEX_WAIT: no wake comes between the comparison and the sleep.
+    /// A `FUTEX_WAIT`: no wake comes between the comparison and the sleep.
     fn futex_wait(&self, seen: u32) {
         let queue = self.sleepers.0.lock().unwrap();
         if self.word.load(Ordering::Acquire) == seen {
