@@ -70,7 +70,13 @@ pub(crate) fn shown(now: &LaneObservation, known: &Known<'_>) -> Shown {
             .unwrap_or_else(|| "the doorbell's queue could not be read".to_owned());
         return Shown::Unseen(what);
     };
-    Shown::Stuck(class(now, token))
+    match class(now, token) {
+        // That no doorbell can end a sleep is known only of sleeps that are known.
+        Code::ConsumerBlocked | Code::RingFull if !consumer.threads.iter().all(is_explained) => {
+            Shown::Unseen("what the consumer's threads wait for could not be read".to_owned())
+        }
+        code => Shown::Stuck(code),
+    }
 }
 
 /// The class of a lane on which nothing moves.
@@ -86,9 +92,22 @@ fn class(now: &LaneObservation, token: bool) -> Code {
     }
 }
 
-/// Blocked in a wait, and was throughout the observation. Stopped, runnable, disk sleep: not asleep.
+/// Blocked in a wait, and was throughout the observation. Stopped, frozen, runnable, disk sleep: not asleep.
 fn is_asleep(thread: &ThreadObservation) -> bool {
-    matches!(thread.state, 'S' | 'Z' | 'X') && !thread.ran_meanwhile
+    matches!(thread.state, 'S' | 'Z' | 'X') && !thread.ran_meanwhile && !is_frozen(thread)
+}
+
+/// Held by the freezer of its cgroup (`do_freezer_trap`), which shows as state S whatever the thread was about to do.
+fn is_frozen(thread: &ThreadObservation) -> bool {
+    thread
+        .wchan
+        .as_deref()
+        .is_some_and(|name| name.contains("freeze"))
+}
+
+/// It is known what the thread waits for, or it waits for nothing any more.
+fn is_explained(thread: &ThreadObservation) -> bool {
+    thread.state != 'S' || thread.waits_for != WaitsFor::Nothing
 }
 
 /// Waits for fds, so that a token could wake it.

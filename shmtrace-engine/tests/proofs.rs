@@ -119,7 +119,7 @@ fn two_looks_within_the_grace_do_not() {
 /// A change to both looks, or to the second alone.
 type Change = fn(&mut LaneObservation);
 
-const OF_BOTH: [(&str, Change); 11] = [
+const OF_BOTH: [(&str, Change); 14] = [
     ("the ring moves under the look", |look| {
         look.before.head -= 1
     }),
@@ -144,10 +144,19 @@ const OF_BOTH: [(&str, Change); 11] = [
     ("the consumer ran during the look", |look| {
         look.consumer.threads[0].ran_meanwhile = true
     }),
+    ("the consumer is frozen", |look| freeze(&mut look.consumer)),
+    ("the producer is frozen", |look| freeze(&mut look.producer)),
+    ("what the consumer waits for was not seen", |look| {
+        look.consumer.threads[0].waits_for = WaitsFor::Nothing
+    }),
     ("the producer ran during the look", |look| {
         look.producer.threads[0].ran_meanwhile = true
     }),
 ];
+
+fn freeze(process: &mut ProcessObservation) {
+    process.threads[0].wchan = Some("do_freezer_trap".to_owned());
+}
 
 const OF_THE_SECOND: [(&str, Change); 6] = [
     ("the consumer ran in between", |look| {
