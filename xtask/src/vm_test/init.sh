@@ -10,7 +10,9 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/shm
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs -o mode=1777 tmp /tmp
-mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
+mount -t cgroup2 cgroup /sys/fs/cgroup
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+mount -t tracefs tracefs /sys/kernel/tracing
 ip link set lo up 2>/dev/null
 for module in /modules/*.ko; do
     [ -e "$module" ] && insmod "$module"

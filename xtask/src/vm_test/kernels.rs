@@ -14,29 +14,54 @@ use crate::process;
 
 /// A kernel and what is expected of it.
 pub(crate) struct Kernel {
+    /// Which machine it is, in the report and for its files.
+    pub(crate) name: &'static str,
     /// How its release begins.
     pub(crate) version: &'static str,
     /// The suite that has it as `linux-image-cloud-amd64`.
     suite: &'static str,
+    /// Whether it gets its module for looking at Unix sockets.
+    pub(crate) unix_diag: bool,
+    /// The checks of `shmtrace doctor` that it does not answer with yes; all others it must.
+    pub(crate) limited: &'static [&'static str],
 }
 
-/// The oldest that is promised, the stable ones since, and the newest that Debian packages.
-pub(crate) const KERNELS: [Kernel; 4] = [
+/// The oldest that is promised, the stable ones since, the newest that Debian packages, and one that lacks something.
+pub(crate) const KERNELS: [Kernel; 5] = [
     Kernel {
+        name: "5.10",
         version: "5.10",
         suite: "bullseye-security",
+        unix_diag: true,
+        limited: &[],
     },
     Kernel {
+        name: "6.1",
         version: "6.1",
         suite: "bookworm",
+        unix_diag: true,
+        limited: &[],
     },
     Kernel {
+        name: "6.12",
         version: "6.12",
         suite: "trixie",
+        unix_diag: true,
+        limited: &[],
     },
     Kernel {
+        name: "7",
         version: "7.",
         suite: "trixie-backports",
+        unix_diag: true,
+        limited: &[],
+    },
+    Kernel {
+        name: "6.1-without-unix_diag",
+        version: "6.1",
+        suite: "bookworm",
+        unix_diag: false,
+        limited: &["doorbell queues"],
     },
 ];
 

@@ -32,8 +32,8 @@ use machine::Step;
 
 #[derive(Args)]
 pub(crate) struct VmTest {
-    /// Only kernels whose version begins so, such as 5.10
-    #[arg(long, value_name = "VERSION")]
+    /// Only these machines, such as 5.10
+    #[arg(long, value_name = "NAME")]
     kernel: Vec<String>,
     /// Only steps with this in their names
     #[arg(long, value_name = "NAME")]
@@ -73,7 +73,7 @@ impl VmTest {
         if chosen.is_empty() {
             bail!(
                 "none of the kernels is asked for: there are {}",
-                KERNELS.map(|kernel| kernel.version).join(", ")
+                KERNELS.map(|kernel| kernel.name).join(", ")
             );
         }
         let mut steps = scenario::steps();
@@ -109,12 +109,7 @@ impl VmTest {
     }
 
     fn wants(&self, kernel: &Kernel) -> bool {
-        let version = kernel.version;
-        self.kernel.is_empty()
-            || self
-                .kernel
-                .iter()
-                .any(|wanted| wanted.starts_with(version) || version.starts_with(wanted))
+        self.kernel.is_empty() || self.kernel.iter().any(|wanted| wanted == kernel.name)
     }
 
     /// Runs the machines and prints how each did; returns how many failed.
@@ -129,7 +124,7 @@ impl VmTest {
                         match self.run_one(kernel, &machine, steps) {
                             Ok(said) => println!("ok      {said}"),
                             Err(error) => {
-                                println!("FAILED  {}: {error:#}", kernel.version);
+                                println!("FAILED  {}: {error:#}", kernel.name);
                                 // A count, read after the scope has joined everybody: nothing is ordered by it.
                                 failed.fetch_add(1, Ordering::Relaxed);
                             }
@@ -151,7 +146,8 @@ impl VmTest {
         let said =
             scenario::judge(kernel, &report, steps).with_context(|| report.kernel.clone())?;
         Ok(format!(
-            "{} in {:.0} s: {said}",
+            "{} ({}) in {:.0} s: {said}",
+            kernel.name,
             report.kernel,
             report.took.as_secs_f64()
         ))
@@ -174,7 +170,7 @@ struct Machine {
 
 fn prepare(apt: &Apt, kernel: &Kernel, steps: &[Step], folder: &Path) -> Result<Machine> {
     let unpacked = apt.fetch(kernel)?;
-    let folder = folder.join(format!("run-{}", kernel.version));
+    let folder = folder.join(format!("run-{}", kernel.name));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
 
     let mut archive = Initramfs::default();
@@ -184,7 +180,12 @@ fn prepare(apt: &Apt, kernel: &Kernel, steps: &[Step], folder: &Path) -> Result<
     for program in scenario::PROGRAMS {
         archive.program(&built.join(program), &format!("bin/{program}"))?;
     }
-    for (order, module) in unpacked.modules.iter().enumerate() {
+    for (order, module) in unpacked
+        .modules
+        .iter()
+        .filter(|_| kernel.unix_diag)
+        .enumerate()
+    {
         archive.copy(module, &format!("modules/{order:02}.ko"))?;
     }
     let steps: String = steps.iter().map(machine::line).collect();

@@ -1,6 +1,6 @@
 //! What a test machine does with shmtrace, and what must come of it.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
@@ -99,7 +99,7 @@ pub(crate) fn judge(kernel: &Kernel, report: &Report, steps: &[Step]) -> Result<
             wrong.push(format!("{}: did not run", step.name));
             continue;
         };
-        match judge_step(outcome) {
+        match judge_step(outcome, kernel.limited) {
             Ok(said) => seen.push(format!("{}: {said}", step.name)),
             Err(error) => wrong.push(format!("{}: {error:#}", step.name)),
         }
@@ -111,12 +111,9 @@ pub(crate) fn judge(kernel: &Kernel, report: &Report, steps: &[Step]) -> Result<
     }
 }
 
-fn judge_step(outcome: &Outcome) -> Result<String> {
+fn judge_step(outcome: &Outcome, limited: &[&str]) -> Result<String> {
     match outcome.name.as_str() {
-        "doctor" => {
-            ended_with(outcome, CLEAN)?;
-            Ok("can run".to_owned())
-        }
+        "doctor" => doctor(outcome, limited),
         "healthy" | "rapace-healthy" => {
             ended_with(outcome, CLEAN)?;
             let summary = summary(outcome)?;
@@ -133,6 +130,35 @@ fn judge_step(outcome: &Outcome) -> Result<String> {
         "late" => hang(outcome, &["unknown"]),
         other => bail!("no such step: {other}"),
     }
+}
+
+/// What the machine offers must be what the table says, no less and no more.
+fn doctor(outcome: &Outcome, limited: &[&str]) -> Result<String> {
+    ended_with(outcome, CLEAN)?;
+    let text = outcome.output.join("\n");
+    let object = text
+        .find('{')
+        .and_then(|start| text.get(start..=text.rfind('}')?))
+        .context("it says no object")?;
+    let said: Value = serde_json::from_str(object).context("what it says is not JSON")?;
+    let checks = said["checks"].as_array().context("it says no checks")?;
+    ensure!(!checks.is_empty(), "it checks nothing");
+    for check in checks {
+        let name = check["name"].as_str().context("a check has no name")?;
+        let yes = check["answer"] == "yes";
+        ensure!(
+            yes != limited.contains(&name),
+            "{name}: {}, {}",
+            check["answer"],
+            check["detail"]
+        );
+        ensure!(yes || check["remedy"].is_string(), "{name}: no remedy");
+    }
+    Ok(format!(
+        "{} checks, {} limited",
+        checks.len(),
+        limited.len()
+    ))
 }
 
 fn hang(outcome: &Outcome, causes: &[&str]) -> Result<String> {
@@ -219,7 +245,7 @@ fn objects(outcome: &Outcome) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, judge_step};
+    use super::{Outcome, Result, judge_step};
 
     fn outcome(name: &str, status: i32, lines: &[&str]) -> Outcome {
         Outcome {
@@ -229,17 +255,39 @@ mod tests {
         }
     }
 
+    fn judged(outcome: &Outcome) -> Result<String> {
+        judge_step(outcome, &["doorbell queues"])
+    }
+
+    #[test]
+    fn a_machine_offers_what_the_table_says() {
+        let said = |queues: &str| {
+            let checks = format!(
+                r#"{{"checks": [
+                    {{"name": "kernel", "answer": "yes"}},
+                    {{"name": "doorbell queues", "answer": "{queues}", "remedy": "modprobe unix_diag"}}
+                ]}}"#
+            );
+            outcome("doctor", 0, &["a warning", &checks])
+        };
+        assert!(judged(&said("limited")).is_ok());
+        assert!(judged(&said("yes")).is_err());
+        assert!(judge_step(&said("limited"), &[]).is_err());
+        assert!(judge_step(&said("yes"), &[]).is_ok());
+        assert!(judged(&outcome("doctor", 0, &["{}"])).is_err());
+    }
+
     const SUMMARY: &str = r#"{"type":"summary","events":5000,"lost":0,"findings":{}}"#;
     const FINDING: &str = r#"{"type":"finding","code":"missed-wakeup","cause":"unknown","state":"missed","lane":"host->peer","peer":{"id":2}}"#;
 
     #[test]
     fn a_clean_run_is_one_with_events_and_without_findings_or_losses() {
-        assert!(judge_step(&outcome("healthy", 0, &["warning", SUMMARY])).is_ok());
-        assert!(judge_step(&outcome("healthy", 137, &[SUMMARY])).is_err());
-        assert!(judge_step(&outcome("healthy", 0, &[])).is_err());
-        assert!(judge_step(&outcome("healthy", 0, &[&SUMMARY.replace("5000", "0")])).is_err());
+        assert!(judged(&outcome("healthy", 0, &["warning", SUMMARY])).is_ok());
+        assert!(judged(&outcome("healthy", 137, &[SUMMARY])).is_err());
+        assert!(judged(&outcome("healthy", 0, &[])).is_err());
+        assert!(judged(&outcome("healthy", 0, &[&SUMMARY.replace("5000", "0")])).is_err());
         assert!(
-            judge_step(&outcome(
+            judged(&outcome(
                 "healthy",
                 0,
                 &[&SUMMARY.replace("\"lost\":0", "\"lost\":1")]
@@ -247,7 +295,7 @@ mod tests {
             .is_err()
         );
         assert!(
-            judge_step(&outcome(
+            judged(&outcome(
                 "healthy",
                 0,
                 &[&SUMMARY.replace("{}", r#"{"missed-wakeup":1}"#)]
@@ -258,11 +306,11 @@ mod tests {
 
     #[test]
     fn a_hang_is_found_on_the_right_lane_with_the_right_cause() {
-        assert!(judge_step(&outcome("late", 3, &[FINDING])).is_ok());
-        assert!(judge_step(&outcome("late", 0, &[FINDING])).is_err());
-        assert!(judge_step(&outcome("hang", 3, &[FINDING])).is_err());
+        assert!(judged(&outcome("late", 3, &[FINDING])).is_ok());
+        assert!(judged(&outcome("late", 0, &[FINDING])).is_err());
+        assert!(judged(&outcome("hang", 3, &[FINDING])).is_err());
         assert!(
-            judge_step(&outcome(
+            judged(&outcome(
                 "late",
                 3,
                 &[&FINDING.replace("\"id\":2", "\"id\":1")]
@@ -270,7 +318,7 @@ mod tests {
             .is_err()
         );
         assert!(
-            judge_step(&outcome(
+            judged(&outcome(
                 "late",
                 3,
                 &[&FINDING.replace("\"missed\"", "\"suspect\"")]
