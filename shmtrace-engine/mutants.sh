@@ -11,6 +11,7 @@ copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 mkdir "$copy/engine"
 cp -r shmtrace-engine/{Cargo.toml,src,tests} "$copy/engine/"
+cp -r shmtrace-engine/src "$copy/whole"
 cp Cargo.lock "$copy/"
 # The crate alone, with what it takes from the workspace.
 sed -e 's/^members = .*/members = ["engine"]/' -e '/^members = \[/,/^\]/c members = ["engine"]' -e '/^exclude/d' \
@@ -25,9 +26,9 @@ survivors=0 killed=0
 mutant() { # name, file, sed expression
     [[ $1 =~ $pattern ]] || return 0
     local file=$copy/engine/src/$2 failed
-    cp "shmtrace-engine/src/$2" "$file"
+    cp "$copy/whole/$2" "$file"
     sed -i -E "$3" "$file"
-    if cmp -s "shmtrace-engine/src/$2" "$file"; then
+    if cmp -s "$copy/whole/$2" "$file"; then
         printf '%-44s UNCHANGED: its expression matches nothing in %s\n' "$1" "$2"
         survivors=$((survivors + 1))
     elif ! (cd "$copy" && cargo check --quiet >"$copy/log" 2>&1); then
@@ -42,7 +43,7 @@ mutant() { # name, file, sed expression
         printf '%-44s found by %s\n' "$1" "${failed:-a test}"
         killed=$((killed + 1))
     fi
-    cp "shmtrace-engine/src/$2" "$file"
+    cp "$copy/whole/$2" "$file"
 }
 
 # The stuck state

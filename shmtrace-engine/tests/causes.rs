@@ -6,7 +6,7 @@ use shmtrace_engine::{Cause, Code, State, input::WaitsFor};
 use world::*;
 
 /// How a wakeup is lost on a lane on which `n` messages went well before.
-fn with_history(n: u32, fault: fn(&mut World)) -> World {
+fn with_history(n: u32, fault: Fault) -> World {
     let mut world = World::new(2);
     world.wait(30 * MS);
     world.round_trips(0, n);
@@ -80,7 +80,10 @@ fn stolen_unseen(world: &mut World) {
     world.idle(HOST, lane);
 }
 
-const FAULTS: [(fn(&mut World), Cause); 7] = [
+/// What goes wrong.
+type Fault = fn(&mut World);
+
+const FAULTS: [(Fault, Cause); 7] = [
     (consumed_then_slept, Cause::ConsumedThenSlept),
     (rung_before_publish, Cause::RungBeforePublish),
     (never_rung, Cause::NeverRung),

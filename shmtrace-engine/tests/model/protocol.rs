@@ -88,6 +88,10 @@ pub(crate) enum Task {
 }
 
 /// Everything at one instant.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, and a state must be small"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct World {
     pub(crate) head: u8,

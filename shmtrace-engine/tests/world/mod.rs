@@ -84,6 +84,10 @@ pub struct Ring {
 }
 
 /// What the daemon cannot see, and how late it sees the rest.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each one is a thing that may be hidden"
+)]
 #[derive(Debug, Clone, Default)]
 pub struct Sight {
     /// No record is handed in.
@@ -211,6 +215,7 @@ impl World {
     }
 
     /// The main thread of the lane's producer.
+    #[expect(clippy::unused_self, reason = "the world is what knows it")]
     pub fn producer(&self, lane: LaneId) -> Tid {
         match lane.direction {
             Direction::ToPeer => HOST,
@@ -219,6 +224,7 @@ impl World {
     }
 
     /// The main thread of the lane's consumer.
+    #[expect(clippy::unused_self, reason = "the world is what knows it")]
     pub fn consumer(&self, lane: LaneId) -> Tid {
         match lane.direction {
             Direction::ToPeer => plugin(lane.peer.0),
