@@ -65,7 +65,7 @@ impl Pair {
             std::process::id()
         )));
         let handle = T::create_hub(&hub.0, 1, 256)?;
-        let peer = T::add_peer(&handle)?;
+        let peer = T::add_peer(&handle, "dodeca-mod-bench")?;
         let plugin = self.start_plugin(&hub, peer.id, peer.plugin_fd)?;
         // SAFETY: the transport gave us `plugin_fd` to close, and nothing else in this process refers to it.
         let plugin_end = unsafe { OwnedFd::from_raw_fd(peer.plugin_fd) };
