@@ -235,6 +235,7 @@ fn looks_that_are_never_answered_claim_nothing() {
     world.idle(HOST, to_peer(0));
     world.wait(3000 * MS);
     world.assert_clean();
+    assert!(world.looks < 60, "asked {} times", world.looks);
 }
 
 #[test]
@@ -298,6 +299,22 @@ fn a_consumer_with_a_heartbeat_is_found_stuck_and_without_entries_it_is_not() {
         }
         assert_eq!(world.with_state(State::Missed).len(), usize::from(stuck));
     }
+}
+
+#[test]
+fn two_sleeps_are_not_one() {
+    // Asleep at every look, and yet it ran in between: for a while that proves nothing.
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.run(HOST);
+    world.publish(to_peer(0));
+    world.idle(HOST, to_peer(0));
+    for _ in 0..25 {
+        world.wait(20 * MS);
+        world.wake(plugin(0), 0);
+        world.sleep(plugin(0), WaitsFor::Doorbell);
+    }
+    assert!(world.with_state(State::Missed).is_empty());
 }
 
 #[test]

@@ -130,7 +130,10 @@ impl World {
                     self.findings.push(*finding);
                     continue;
                 }
-                Output::Request(_) if self.sight.unanswered => continue,
+                Output::Request(_) if self.sight.unanswered => {
+                    self.looks += 1;
+                    continue;
+                }
                 Output::Request(Request::ObserveLane(lane)) => {
                     self.looks += 1;
                     let seen = self.observe(lane);
