@@ -11,7 +11,7 @@ mod tracer;
 use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::{
     process, setup, test,
@@ -22,8 +22,19 @@ use load::{Load, Placement};
 use report::{Idle, Report, Row};
 use tracer::{Cost, Tracer};
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// What tracing costs, beside other tracers
+    Tracing,
+    /// shm-transport beside the published rapace 0.4; its report is docs/transport-bench.md
+    Transport,
+}
+
 #[derive(Args)]
 pub(crate) struct Bench {
+    #[arg(value_enum, default_value_t = Subject::Tracing)]
+    subject: Subject,
     /// Pairs of measurements, without and with the tracer
     #[arg(long, default_value_t = 7)]
     pairs: u32,
@@ -43,6 +54,13 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
+        match self.subject {
+            Subject::Tracing => self.tracing(),
+            Subject::Transport => transport(),
+        }
+    }
+
+    fn tracing(&self) -> Result<()> {
         setup::run()?;
         if !test::is_root() {
             bail!(
@@ -227,4 +245,21 @@ impl Bench {
     fn time(&self) -> Duration {
         Duration::from_millis(self.millis)
     }
+}
+
+/// Measured by a program of its own, which needs no tracer but strace, to count system calls.
+fn transport() -> Result<()> {
+    Tracer::Strace.install()?;
+    process::run(workspace::cargo("build").args([
+        "--release",
+        "--package",
+        "rapace-peers",
+        "--bin",
+        "transport-bench",
+    ]))?;
+    let docs = workspace::root().join("docs");
+    fs::create_dir_all(&docs).with_context(|| format!("cannot create {}", docs.display()))?;
+    let report = docs.join("transport-bench.md");
+    let program = workspace::built("release").join("transport-bench");
+    process::run(process::command(&program.to_string_lossy(), ["--output"]).arg(report))
 }
