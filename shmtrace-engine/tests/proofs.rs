@@ -121,36 +121,36 @@ type Change = fn(&mut LaneObservation);
 
 const OF_BOTH: [(&str, Change); 14] = [
     ("the ring moves under the look", |look| {
-        look.before.head -= 1
+        look.before.head -= 1;
     }),
     ("entries are taken under the look", |look| {
-        look.before.tail -= 1
+        look.before.tail -= 1;
     }),
     ("the ring is empty", |look| {
         (look.before.tail, look.after.tail) = (3, 3);
     }),
     ("the tail is beyond the head", |look| {
-        (look.before.tail, look.after.tail) = (4, 4)
+        (look.before.tail, look.after.tail) = (4, 4);
     }),
     ("more waits than fits", |look| look.capacity = 0),
     ("the hub file was replaced", |look| look.hub_intact = false),
     ("the queue was not seen", |look| {
-        (look.token, look.queued) = (None, None)
+        (look.token, look.queued) = (None, None);
     }),
     ("the consumer is dead", |look| look.consumer.alive = false),
     ("the consumer is not known", |look| {
-        look.consumer = ProcessObservation::default()
+        look.consumer = ProcessObservation::default();
     }),
     ("the consumer ran during the look", |look| {
-        look.consumer.threads[0].ran_meanwhile = true
+        look.consumer.threads[0].ran_meanwhile = true;
     }),
     ("the consumer is frozen", |look| freeze(&mut look.consumer)),
     ("the producer is frozen", |look| freeze(&mut look.producer)),
     ("what the consumer waits for was not seen", |look| {
-        look.consumer.threads[0].waits_for = WaitsFor::Nothing
+        look.consumer.threads[0].waits_for = WaitsFor::Nothing;
     }),
     ("the producer ran during the look", |look| {
-        look.producer.threads[0].ran_meanwhile = true
+        look.producer.threads[0].ran_meanwhile = true;
     }),
 ];
 
@@ -160,13 +160,13 @@ fn freeze(process: &mut ProcessObservation) {
 
 const OF_THE_SECOND: [(&str, Change); 6] = [
     ("the consumer ran in between", |look| {
-        look.consumer.threads[0].runs = Some(6)
+        look.consumer.threads[0].runs = Some(6);
     }),
     ("the consumer has another thread", |look| {
-        look.consumer.threads.push(thread(21))
+        look.consumer.threads.push(thread(21));
     }),
     ("the consumer's thread is another", |look| {
-        look.consumer.threads[0].tid = Tid(22)
+        look.consumer.threads[0].tid = Tid(22);
     }),
     ("the consumer's runs are not known", |look| {
         (
@@ -175,10 +175,10 @@ const OF_THE_SECOND: [(&str, Change); 6] = [
         ) = (None, None);
     }),
     ("more was published", |look| {
-        (look.before.head, look.after.head) = (4, 4)
+        (look.before.head, look.after.head) = (4, 4);
     }),
     ("some was taken", |look| {
-        (look.before, look.after) = (Indexes { head: 4, tail: 3 }, Indexes { head: 4, tail: 3 })
+        (look.before, look.after) = (Indexes { head: 4, tail: 3 }, Indexes { head: 4, tail: 3 });
     }),
 ];
 

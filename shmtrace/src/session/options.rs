@@ -67,7 +67,6 @@ impl Options {
         Config {
             grace: self.grace_ns,
             expect_progress: self.expect_progress_ns,
-            ..Config::default()
         }
     }
 

@@ -100,20 +100,19 @@ impl Tables {
         socket: u64,
         doorbell: &Doorbell,
     ) -> Result<(), MapError> {
-        let slot = match self.slots.get(&socket) {
-            Some(slot) => *slot,
-            None => {
-                let slot = self.free.pop().unwrap_or(self.used);
-                if slot >= MAX_DOORBELLS {
-                    return Err(MapError::OutOfBounds {
-                        index: slot,
-                        max_entries: MAX_DOORBELLS,
-                    });
-                }
-                self.used = self.used.max(slot + 1);
-                self.slots.insert(socket, slot);
-                slot
+        let slot = if let Some(slot) = self.slots.get(&socket) {
+            *slot
+        } else {
+            let slot = self.free.pop().unwrap_or(self.used);
+            if slot >= MAX_DOORBELLS {
+                return Err(MapError::OutOfBounds {
+                    index: slot,
+                    max_entries: MAX_DOORBELLS,
+                });
             }
+            self.used = self.used.max(slot + 1);
+            self.slots.insert(socket, slot);
+            slot
         };
         probes.describe_socket(socket, slot, doorbell)
     }

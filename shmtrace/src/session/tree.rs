@@ -4,7 +4,7 @@
 //! until a scan finds nothing new: attach, scan, close over children, scan again. So a fork at any moment is seen by
 //! the probes (its parent is entered already) or by a later scan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use anyhow::Context as _;
 use shmtrace_common::{PROC_PARTICIPANT, Process};
@@ -136,15 +136,12 @@ impl Tree {
             .filter_map(|pid| self.exited(pid))
             .collect();
         for pid in probes.traced() {
-            if !self.members.contains_key(&pid) {
+            if let Entry::Vacant(entry) = self.members.entry(pid) {
                 match id_of(pid) {
-                    Some(id) => drop(self.members.insert(
-                        pid,
-                        Member {
-                            id,
-                            fds: Vec::new(),
-                        },
-                    )),
+                    Some(id) => drop(entry.insert(Member {
+                        id,
+                        fds: Vec::new(),
+                    })),
                     None => probes.forget(pid),
                 }
             }
