@@ -25,7 +25,7 @@ pub(crate) fn run() -> Result<()> {
     }
     checks.push(process::run(
         clippy(&workspace::root())
-            .args(["--workspace", "--all-targets"])
+            .args(["--workspace", "--all-targets", "--keep-going"])
             .args(DENY),
     ));
     // Checked for this machine: clippy of the BPF target would need the other toolchain to have it. The folder's
