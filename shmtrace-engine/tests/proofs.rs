@@ -200,18 +200,18 @@ fn every_condition_counts() {
 fn no_thread_may_be_in_any_state_but_asleep() {
     for state in ['R', 'D', 'T', 't', 'I', 'P'] {
         let mut looks = [stuck(3010), stuck(3061)];
-        looks
-            .iter_mut()
-            .for_each(|look| look.consumer.threads[0].state = state);
+        for look in &mut looks {
+            look.consumer.threads[0].state = state;
+        }
         assert_eq!(
             proven(&mut engine(), &looks),
             [],
             "a consumer in state {state}"
         );
         let mut looks = [stuck(3010), stuck(3061)];
-        looks
-            .iter_mut()
-            .for_each(|look| look.producer.threads[0].state = state);
+        for look in &mut looks {
+            look.producer.threads[0].state = state;
+        }
         assert_eq!(
             proven(&mut engine(), &looks),
             [],
