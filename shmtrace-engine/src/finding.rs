@@ -104,6 +104,14 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// It is concluded from a record that is not there.
+    pub(crate) const fn is_an_absence(self) -> bool {
+        matches!(
+            self,
+            Self::NeverRung | Self::RungBeforePublish | Self::WrongDoorbell
+        )
+    }
+
     /// Every cause, in the order of the documentation.
     pub const ALL: [Self; 7] = [
         Self::ConsumedThenSlept,

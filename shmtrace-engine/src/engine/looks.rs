@@ -22,6 +22,8 @@ const LOOK_AGAIN_MOST: u64 = 160_000_000;
 const UNSEEN: u64 = 1_000_000_000;
 /// A proof waits this long for records that may tell the cause, ns.
 const RECORDS_WAIT: u64 = 100_000_000;
+/// That no record is there says something only when none can come any more: records were seen to be this late, ns.
+const LATE_RECORD: u64 = 60_000_000;
 /// A consumer that runs from time to time (a heartbeat) and leaves its entries each time never shows one long sleep.
 /// After this many such runs, and as many graces, the lane is as stuck as if it had slept.
 const RESTARTS: u32 = 20;
@@ -223,7 +225,21 @@ impl Engine {
             lane.look_at = seen.finished.plus(LOOK_AGAIN);
             return;
         }
-        let Some(suspicion) = lane.suspicion.take() else {
+        let latest = suspicion.since.plus(LATE_RECORD);
+        if code == Code::MissedWakeup && told && seen.finished < latest {
+            let verdict = self.cause(id, &self.lanes[&id].history, seen.after);
+            if verdict.cause.is_an_absence() {
+                if let Some(lane) = self.lanes.get_mut(&id) {
+                    lane.look_at = latest;
+                }
+                return;
+            }
+        }
+        let Some(suspicion) = self
+            .lanes
+            .get_mut(&id)
+            .and_then(|lane| lane.suspicion.take())
+        else {
             return;
         };
         let verdict = (code == Code::MissedWakeup).then(|| {
