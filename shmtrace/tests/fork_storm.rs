@@ -15,7 +15,7 @@ use support::watch::Watch;
 const STORM: &str = "
     say() { read up _ < /proc/uptime; echo $BASHPID $up; }
     sleep 0.3
-    for i in {1..150}; do
+    for i in {1..1500}; do
         ( for j in 1 2 3; do ( say ) & done; wait; say ) &
         (( i % 25 )) || wait
     done
