@@ -19,8 +19,15 @@ const HOST: ProcId = ProcId { pid: 10, start: 1 };
 const PLUGIN: ProcId = ProcId { pid: 20, start: 1 };
 const STUCK: Indexes = Indexes { head: 3, tail: 2 };
 
-/// An engine that knows the peer, and was told at 3 s that an entry waits.
+/// An engine that was told at 3 s that an entry waits.
 fn engine() -> Engine {
+    let mut engine = attached();
+    sample(&mut engine, 3000, STUCK);
+    engine
+}
+
+/// An engine that knows the peer.
+fn attached() -> Engine {
     let mut engine = Engine::new(Config::default());
     engine.attached(Mono(1000 * MS));
     let (hub, path) = (LANE.hub, String::new());
@@ -36,7 +43,6 @@ fn engine() -> Engine {
         flags: 1,
         certain: true,
     })));
-    sample(&mut engine, 3000, STUCK);
     engine
 }
 
@@ -227,34 +233,78 @@ fn a_history_that_begins_behind_the_entry_tells_no_cause() {
     assert_eq!(found[0].cause, Some(Cause::Unknown));
 }
 
-/// A ring on record whose indexes were read late: after a sample that its time lies before.
-fn rang(engine: &mut Engine, at_ms: u64, head: u64) {
-    let rings = PeerRings {
+/// A record of the lane.
+fn event(
+    engine: &mut Engine,
+    at_ms: u64,
+    tid: u32,
+    kind: impl Fn(Option<PeerRings>) -> EventKind,
+    to_peer: Indexes,
+) {
+    let kind = kind(Some(PeerRings {
         hub: LANE.hub,
         peer: LANE.peer,
-        to_peer: Indexes { head, tail: head },
+        to_peer,
         to_host: Indexes::default(),
-    };
-    let (end, syscall, result, rings) = (SocketInode(1), 44, 1, Some(rings));
-    engine.handle(Input::Event(Event {
-        at: Mono(at_ms * MS),
-        cpu: 0,
-        proc: HOST,
-        tid: Tid(10),
-        kind: EventKind::Ring {
-            end,
-            syscall,
-            result,
-            rings,
-        },
     }));
+    let (at, cpu) = (Mono(at_ms * MS), 0);
+    let proc = if tid < 20 { HOST } else { PLUGIN };
+    let tid = Tid(tid);
+    engine.handle(Input::Event(Event {
+        at,
+        cpu,
+        proc,
+        tid,
+        kind,
+    }));
+}
+
+fn ring(rings: Option<PeerRings>) -> EventKind {
+    let (end, syscall, result) = (SocketInode(1), 44, 1);
+    EventKind::Ring {
+        end,
+        syscall,
+        result,
+        rings,
+    }
+}
+
+fn take(rings: Option<PeerRings>) -> EventKind {
+    let (end, syscall, result) = (SocketInode(2), 45, 1);
+    EventKind::Take {
+        end,
+        syscall,
+        result,
+        rings,
+    }
+}
+
+#[test]
+fn a_second_ring_of_the_thread_that_had_rung_masks_and_the_first_of_another_is_late() {
+    for (healer, masked) in [(10, true), (11, false)] {
+        let mut engine = attached();
+        sample(&mut engine, 1500, Indexes { head: 2, tail: 2 });
+        event(&mut engine, 2990, 10, ring, STUCK);
+        event(&mut engine, 2991, 20, take, STUCK);
+        sample(&mut engine, 3000, STUCK);
+        let mut look = stuck(3020);
+        look.producer.threads.push(thread(11));
+        assert_eq!(proven(&mut engine, &[look]), []);
+        event(&mut engine, 3030, healer, ring, STUCK);
+        sample(&mut engine, 3031, Indexes { head: 3, tail: 3 });
+        engine.advance(Mono(3100 * MS), Mono(3100 * MS));
+        let said = std::iter::from_fn(|| engine.poll_output());
+        let masks = said
+            .filter(|said| matches!(said, Output::Finding(found) if found.state == State::Masked));
+        assert_eq!(masks.count() == 1, masked, "healed by thread {healer}");
+    }
 }
 
 #[test]
 fn a_record_whose_indexes_were_read_late_is_no_broken_ring() {
     for (later, expected) in [(9, &[][..]), (3, &[Code::RingCorrupt])] {
         let mut engine = engine();
-        rang(&mut engine, 9000, 7);
+        event(&mut engine, 9000, 10, ring, Indexes { head: 7, tail: 7 });
         sample(&mut engine, 9001, Indexes { head: 3, tail: 3 });
         engine.advance(Mono(9030 * MS), Mono(9010 * MS));
         sample(

@@ -374,7 +374,15 @@ fn could_be_late(lane: &Lane, first: &LaneObservation, healed_at: Mono) -> bool 
     let late = (0..rings.len()).any(|index| {
         let ring = &rings[index];
         let before = index.checked_sub(1).and_then(|before| rings[before].head);
+        // Whoever had rung for these entries before has no ring for them left.
+        let rung_before = rings.iter().any(|earlier| {
+            !after(&earlier)
+                && earlier.tid == ring.tid
+                && earlier.signalled()
+                && earlier.head.is_some_and(|head| head >= first.after.head)
+        });
         after(&ring)
+            && !rung_before
             && ring.head.is_none_or(|head| {
                 head <= first.after.head || before.is_some_and(|before| head <= before)
             })
