@@ -10,6 +10,14 @@ use support::{
     watch::{Watch, findings},
 };
 
+/// One at a time: each saturates the machine, and all of them together would only show that records can be lost.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Host and four plugins that wait for the watch to begin.
@@ -23,6 +31,7 @@ fn peers(version: &str, arguments: &[&str]) -> Peers {
 }
 
 fn healthy(version: &str) {
+    let _alone = alone();
     let mut peers = peers(version, &["--gap", "0us", "--round-trips", "100000"]);
     let mut watch = Watch::start(peers.pid(), &["--fail-on", "any"]);
     let done = peers.wait_for("done");
@@ -96,6 +105,7 @@ fn check_stolen(finding: &Value, fault: &Value, peers: &Peers) {
 }
 
 fn stolen(version: &str, thief: &str) {
+    let _alone = alone();
     let mut peers = peers(
         version,
         &[
@@ -151,6 +161,7 @@ fn a_byte_stolen_from_rapace_0_5_is_a_missed_wakeup() {
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn a_hang_that_is_five_seconds_old_is_found_with_cause_unknown() {
+    let _alone = alone();
     let mut peers = peers(
         "04",
         &[
@@ -180,6 +191,7 @@ fn a_hang_that_is_five_seconds_old_is_found_with_cause_unknown() {
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn a_healed_hang_is_reported_as_recovered() {
+    let _alone = alone();
     let mut peers = peers(
         "04",
         &[
@@ -209,6 +221,7 @@ fn a_healed_hang_is_reported_as_recovered() {
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn a_recording_replays_to_the_same_findings() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("watch.shmtrace");
     let mut peers = peers(
