@@ -236,6 +236,8 @@ struct Place {
     folder: PathBuf,
     /// The tightest limit of the levels that the process would leave.
     ceiling: u64,
+    /// It must be told to give the memory controller to its children.
+    enable: bool,
 }
 
 /// The cgroup below which one can be made for the process. In v2 a cgroup that has processes gives no controllers to its
@@ -251,19 +253,23 @@ fn place(hierarchies: &[Hierarchy], version: Version, pid: u32) -> Result<Place,
         .and_then(|path| hierarchy.folder(&path))
         .ok_or_else(|| format!("{version}: this process's own cgroup is not visible here"))?;
     if version == Version::One {
-        return writable(own, version, u64::MAX);
+        return writable(own, version, u64::MAX, false);
     }
     let mut ceiling = u64::MAX;
     for level in own
         .ancestors()
         .take_while(|level| level.starts_with(&hierarchy.mount))
     {
-        let given = fs::read_to_string(level.join("cgroup.subtree_control")).unwrap_or_default();
-        if given
-            .split_ascii_whitespace()
-            .any(|controller| controller == "memory")
-        {
-            return writable(level.to_owned(), version, ceiling);
+        let has_memory = |file: &str| {
+            let words = fs::read_to_string(level.join(file)).unwrap_or_default();
+            words.split_ascii_whitespace().any(|word| word == "memory")
+        };
+        if has_memory("cgroup.subtree_control") {
+            return writable(level.to_owned(), version, ceiling, false);
+        }
+        // Only the root of all has no type, and only it may have processes and give controllers.
+        if has_memory("cgroup.controllers") && !level.join("cgroup.type").exists() {
+            return writable(level.to_owned(), version, ceiling, true);
         }
         let limit = fs::read_to_string(level.join("memory.max")).ok();
         let limit = limit
@@ -276,9 +282,18 @@ fn place(hierarchies: &[Hierarchy], version: Version, pid: u32) -> Result<Place,
     ))
 }
 
-fn writable(folder: PathBuf, version: Version, ceiling: u64) -> Result<Place, String> {
+fn writable(
+    folder: PathBuf,
+    version: Version,
+    ceiling: u64,
+    enable: bool,
+) -> Result<Place, String> {
     match rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Ok(Place { folder, ceiling }),
+        Ok(()) => Ok(Place {
+            folder,
+            ceiling,
+            enable,
+        }),
         Err(error) => Err(format!(
             "{version}: may not make a cgroup in {}: {error}",
             folder.display()
@@ -294,10 +309,15 @@ fn own_cgroup(pid: u32, bytes: u64, version: Version) -> Result<Way, String> {
         Version::One => "memory.limit_in_bytes",
         Version::Two => "memory.max",
     };
+    if place.enable {
+        fs::write(place.folder.join("cgroup.subtree_control"), "+memory")
+            .map_err(|e| format!("{version}: cannot enable the memory controller: {e}"))?;
+    }
     let fill = || -> io::Result<()> {
         fs::write(folder.join(file), bytes.min(place.ceiling).to_string())?;
         fs::write(folder.join("cgroup.procs"), pid.to_string())
     };
+    remove_left_behind(&place.folder);
     fs::create_dir(&folder)
         .map_err(|e| format!("{version}: cannot make {}: {e}", folder.display()))?;
     if let Err(error) = fill() {
@@ -312,6 +332,21 @@ fn own_cgroup(pid: u32, bytes: u64, version: Version) -> Result<Way, String> {
         Version::One => Way::CgroupOne(folder),
         Version::Two => Way::CgroupTwo(folder),
     })
+}
+
+/// Removes cgroups of earlier commands whose last process has ended since. A process that is being limited is there
+/// before its cgroup is, so none of those is taken for one.
+fn remove_left_behind(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("shmtrace-run-")?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Fails, and should, while somebody is in it.
+            let _in_use = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// Reads the limit back from where the process is now.

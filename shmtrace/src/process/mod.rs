@@ -6,6 +6,7 @@
 
 mod fds;
 mod maps;
+mod stack;
 mod stat;
 mod threads;
 mod waits;

@@ -64,31 +64,31 @@ impl Namer {
 
     /// A user's stack, given innermost first: names outermost first, and whether it can be a whole one.
     pub fn user(&mut self, modules: &Modules, pid: u32, stack: &[u64]) -> (Vec<String>, bool) {
-        let mut names = Vec::new();
-        let mut known = 0;
-        for (number, address) in stack.iter().enumerate().rev() {
+        let mut inner_first: Vec<Vec<String>> = Vec::new();
+        for (number, address) in stack.iter().enumerate() {
             // All but the innermost are return addresses: the call is before.
             let address = if number == 0 {
                 *address
             } else {
                 address.saturating_sub(1)
             };
-            match modules.find(pid, address) {
-                Some(spot) => {
-                    known += 1;
-                    names.extend(self.name(pid, &spot).iter().cloned());
-                }
-                None => names.push("[unknown]".to_owned()),
-            }
+            // An address outside of all code is rubbish that was taken for a frame, and so is all that follows.
+            let Some(spot) = modules.find(pid, address) else {
+                break;
+            };
+            inner_first.push(self.name(pid, &spot).to_vec());
         }
-        // One frame is what remains of a stack without frame pointers; frames outside of all code are rubbish that was
-        // taken for one.
-        (names, known > 1 && known == stack.len())
+        let whole = inner_first.len() == stack.len();
+        // One frame is what remains of a stack without frame pointers.
+        let usable = whole && stack.len() > 1;
+        let broken = (!whole).then(|| "[broken stack]".to_owned());
+        let frames = inner_first.into_iter().rev().flatten();
+        (broken.into_iter().chain(frames).collect(), usable)
     }
 
     /// A kernel's stack, innermost first, as names outermost first.
     pub fn kernel(&self, stack: &[u64]) -> Vec<String> {
-        stack
+        let mut names: Vec<String> = stack
             .iter()
             .rev()
             .map(|address| {
@@ -98,7 +98,14 @@ impl Namer {
                     |(_, name)| format!("{name}_[k]"),
                 )
             })
-            .collect()
+            .collect();
+        // The innermost are those of the program that took the stack.
+        let own =
+            |name: &String| name.starts_with("bpf_prog_") || name.starts_with("bpf_trace_run");
+        while names.last().is_some_and(own) {
+            names.pop();
+        }
+        names
     }
 
     /// The functions at a spot, inlined ones after the one that they are in.

@@ -203,21 +203,43 @@ fn name(value: &impl ValueEnum) -> String {
         .map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// One measurement in processes of its own; `strace` counts their system calls into this file.
+/// Who counts system calls. Perf leaves the processes' timing as it is; strace, which every machine has, slows them so
+/// much that they find each other's messages without sleeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counter {
+    Perf,
+    Strace,
+}
+
+impl Counter {
+    fn command(self, counts: &Path) -> Command {
+        let (program, arguments) = match self {
+            Self::Perf => (
+                "perf",
+                &["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-o"][..],
+            ),
+            Self::Strace => ("strace", &["-f", "-c", "-U", "calls,name", "-o"][..]),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).arg(counts);
+        command
+    }
+}
+
+/// One measurement in processes of its own, their system calls counted into a file if wanted.
 fn measurement(
     wire: Wire,
     load: Load,
     rounds: u64,
     cpus: [usize; 2],
-    strace: Option<&Path>,
+    counter: Option<(Counter, &Path)>,
 ) -> anyhow::Result<Value> {
     let own = std::env::current_exe()?;
-    let mut command = match strace {
+    let mut command = match counter {
         None => Command::new(own),
-        Some(counts) => {
-            let mut command = Command::new("strace");
-            command.args(["-f", "-c", "-U", "calls,name", "-o"]);
-            command.arg(counts).arg(own);
+        Some((counter, counts)) => {
+            let mut command = counter.command(counts);
+            command.arg(own);
             command
         }
     };

@@ -2,6 +2,7 @@
 
 mod interpret;
 mod signal;
+mod stack;
 mod text;
 
 use std::{io::Write as _, time::Duration};

@@ -9,7 +9,7 @@ use shmtrace_engine::input::{
     ClassObservation, LaneObservation, ProcessObservation, ThreadObservation, WaitsFor,
 };
 
-use super::{Dumped, DumpedPeer, interpret};
+use super::{Dumped, DumpedPeer, interpret, stack::Names};
 use crate::{
     commands::inspect::{peer_flags, seconds},
     discover::Discovery,
@@ -29,6 +29,7 @@ pub(super) fn render(dumped: &Dumped, discovery: &Discovery) -> String {
     for peer in &dumped.peers {
         text.push_str(&peer_lines(peer));
     }
+    let names = Names::new();
     text.push_str("threads:\n");
     // The host is the same for all peers: what it waits for is said for the first.
     if let (Some((pid, name)), Some(first)) = (&dumped.host, dumped.peers.first()) {
@@ -36,6 +37,7 @@ pub(super) fn render(dumped: &Dumped, discovery: &Discovery) -> String {
             &format!("host {pid} ({})", printable(name)),
             &first.to_host[1].consumer,
             discovery,
+            &names,
         ));
     }
     for peer in &dumped.peers {
@@ -48,7 +50,12 @@ pub(super) fn render(dumped: &Dumped, discovery: &Discovery) -> String {
             ),
             None => format!("peer[{}], any of these", peer.binding.peer.0),
         };
-        text.push_str(&process_lines(&who, &peer.to_peer[1].consumer, discovery));
+        text.push_str(&process_lines(
+            &who,
+            &peer.to_peer[1].consumer,
+            discovery,
+            &names,
+        ));
     }
     text.push_str("interpretation:\n");
     for line in interpret::interpret(dumped) {
@@ -146,12 +153,23 @@ fn peer_lines(peer: &DumpedPeer) -> String {
     text
 }
 
-fn process_lines(who: &str, process: &ProcessObservation, discovery: &Discovery) -> String {
+fn process_lines(
+    who: &str,
+    process: &ProcessObservation,
+    discovery: &Discovery,
+    names: &Names,
+) -> String {
     let mut text = format!("  {who}{}\n", if process.alive { "" } else { ": gone" });
     for thread in &process.threads {
         let _infallible = writeln!(text, "    {}", thread_line(thread));
         for frame in kernel_stack(process, thread, discovery) {
             let _infallible = writeln!(text, "        {}", printable(&frame));
+        }
+        let incarnation = process.proc.and_then(|id| discovery.process(id));
+        if let (Some(incarnation), Some(call)) = (incarnation, &thread.syscall) {
+            for frame in names.user_stack(incarnation, call) {
+                let _infallible = writeln!(text, "        {}", printable(&frame));
+            }
         }
     }
     text
