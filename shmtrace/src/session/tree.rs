@@ -89,16 +89,19 @@ impl Tree {
 
     /// The probes saw a process of the tree start another.
     pub(crate) fn forked(&mut self, parent: u32, child: u32) -> ProcId {
+        // A child that is gone already keeps its pid as its name (start time 0 is nobody else's) and is no member: the
+        // record of its end may have come before this one, from another CPU, and would not come again.
+        let Some(id) = id_of(child) else {
+            return ProcId {
+                pid: child,
+                start: 0,
+            };
+        };
         let fds = self
             .members
             .get(&parent)
             .map(|m| m.fds.clone())
             .unwrap_or_default();
-        // A child that is gone already keeps its pid as its name; start time 0 is nobody else's.
-        let id = id_of(child).unwrap_or(ProcId {
-            pid: child,
-            start: 0,
-        });
         self.members.insert(child, Member { id, fds });
         id
     }
