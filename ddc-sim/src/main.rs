@@ -18,6 +18,7 @@
 
 mod bell;
 mod cli;
+mod group;
 mod order;
 mod plant;
 mod plugin;

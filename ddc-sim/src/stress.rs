@@ -10,6 +10,8 @@ use rustix::process::Signal;
 use sim_kit::child;
 use sim_kit::traffic::Dice;
 
+use crate::group::Group;
+
 /// Stress beside the calls.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StressOptions {
@@ -22,11 +24,20 @@ pub(crate) struct StressOptions {
     /// Keep this many processors busy
     #[arg(long, default_value_t = 0)]
     hogs: u16,
+    /// Let the whole build have at most this many percent of one processor, as a control group with a CPU quota does
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    cpu_quota: Option<u64>,
 }
 
-/// Processes that make stress; they end with this.
+/// The period of a quota that service managers set.
+const QUOTA_PERIOD_US: u64 = 100_000;
+
+/// Processes that make stress, and a group that limits us; they end with this.
 #[derive(Debug, Default)]
-pub(crate) struct Stress(Vec<Child>);
+pub(crate) struct Stress {
+    children: Vec<Child>,
+    group: Option<Group>,
+}
 
 impl StressOptions {
     /// Starts what was asked for. Call it on the thread that outlives it.
@@ -42,6 +53,13 @@ impl StressOptions {
             let longest = format!("--longest={}", humantime::format_duration(longest));
             stress.start(&["stop-storm", &longest, &format!("--seed={seed}")])?;
         }
+        if let Some(percent) = self.cpu_quota {
+            let group = Group::create("cpu", "quota")?;
+            group.limit_cpu(QUOTA_PERIOD_US * percent / 100, QUOTA_PERIOD_US)?;
+            // The plugins are born into it.
+            group.add(std::process::id())?;
+            stress.group = Some(group);
+        }
         Ok(stress)
     }
 }
@@ -51,7 +69,7 @@ impl Stress {
         let mut command = Command::new(std::env::current_exe().context("finding our own program")?);
         command.args(arguments);
         child::die_with_parent(&mut command, &[]);
-        self.0.push(
+        self.children.push(
             command
                 .spawn()
                 .with_context(|| format!("starting {arguments:?}"))?,
@@ -62,7 +80,9 @@ impl Stress {
 
 impl Drop for Stress {
     fn drop(&mut self) {
-        child::end_all(&mut self.0, Duration::from_secs(1));
+        child::end_all(&mut self.children, Duration::from_secs(1));
+        // We leave the group before it goes.
+        self.group = None;
     }
 }
 

@@ -1,15 +1,24 @@
 //! Payload slots, shared by all processes of a hub.
 
 use std::ptr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::error::{HubError, SlotError};
 use crate::futex;
-use crate::layout::{SlotFields, class, desc, extent, slot};
+use crate::layout::{SlotFields, class, slot};
+use crate::lost::Words;
 use crate::map::Mapping;
+use crate::peer::PeerEntry;
 use crate::stack::FreeStack;
+
+mod reclaim;
+mod size_class;
+mod slots;
+
+use self::size_class::{Class, fields_of};
+pub use self::slots::{ClassStatus, SlotRef, SlotStatus};
 
 /// Owner of the slots that a host fills for peer `id`: neither a peer's id nor nobody, so that the end of one peer
 /// never takes slots away from another, and those that it had still to take come back with it.
@@ -23,85 +32,37 @@ pub struct HubAllocator {
     map: Arc<Mapping>,
     classes: Vec<Class>,
     fields: SlotFields,
+    /// One thread at a time moves a slot between a free list and an owner, so that one claim is enough.
+    turn: Mutex<()>,
+    /// Where we say which slot it is; `None` for a host, which is not survived by anybody who could ask.
+    claim: OnceLock<PeerEntry>,
 }
 
-/// A size class, with everything that never changes read and checked once.
-#[derive(Debug)]
-struct Class {
-    header: usize,
-    slot_size: u32,
-    shift: u32,
-    extents: Vec<Extent>,
+/// The steps between a free list and an owner. Whoever dies within them leaves a slot that is on no list and has no
+/// owner, so a plugin says beforehand which slot that would be.
+struct Window<'a> {
+    claim: Option<&'a PeerEntry>,
+    _turn: MutexGuard<'a, ()>,
 }
 
-#[derive(Debug)]
-struct Extent {
-    slots: u32,
-    meta: usize,
-    data: usize,
-}
-
-/// A slot that is ours until it is sent or freed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotRef {
-    /// Size class, 0 to 4.
-    pub class: u32,
-    /// Global index within the class.
-    pub index: u32,
-    /// Generation since it was allocated.
-    pub generation: u32,
-}
-
-impl SlotRef {
-    /// As a descriptor's `payload_slot` says it.
-    pub fn encode(self) -> u32 {
-        self.class << desc::SLOT_CLASS_SHIFT | self.index
-    }
-
-    /// From a descriptor's `payload_slot` and `payload_generation`. Whether it exists is checked when it is used.
-    pub fn decode(payload_slot: u32, generation: u32) -> Self {
-        Self {
-            class: payload_slot >> desc::SLOT_CLASS_SHIFT,
-            index: payload_slot & ((1 << desc::SLOT_CLASS_SHIFT) - 1),
-            generation,
+impl Window<'_> {
+    fn names(&self, class: u32, index: u32) {
+        if let Some(entry) = self.claim {
+            let slot = SlotRef {
+                class,
+                index,
+                generation: 0,
+            };
+            entry.claim_slot(slot.encode());
         }
     }
 }
 
-/// Slots by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClassStatus {
-    /// Bytes of a slot.
-    pub slot_size: u32,
-    /// All slots.
-    pub total: u32,
-    /// Free ones.
-    pub free: u32,
-    /// Being filled by a sender.
-    pub allocated: u32,
-    /// Referred to by a message on its way.
-    pub in_flight: u32,
-}
-
-/// Slots by class and state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotStatus {
-    /// The classes, smallest slots first.
-    pub classes: Vec<ClassStatus>,
-}
-
-impl SlotStatus {
-    /// All classes together; `slot_size` is 0.
-    pub fn total(&self) -> ClassStatus {
-        self.classes
-            .iter()
-            .fold(ClassStatus::default(), |sum, class| ClassStatus {
-                slot_size: 0,
-                total: sum.total + class.total,
-                free: sum.free + class.free,
-                allocated: sum.allocated + class.allocated,
-                in_flight: sum.in_flight + class.in_flight,
-            })
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.claim {
+            entry.claim_nothing();
+        }
     }
 }
 
@@ -123,7 +84,22 @@ impl HubAllocator {
             map,
             classes,
             fields,
+            turn: Mutex::new(()),
+            claim: OnceLock::new(),
         })
+    }
+
+    /// From now on this process, the peer of this entry, says there which slot it is about to take or to give back.
+    pub(crate) fn announce(&self, entry: PeerEntry) {
+        entry.claim_nothing();
+        let _only_the_first = self.claim.set(entry);
+    }
+
+    fn window(&self) -> Window<'_> {
+        Window {
+            _turn: self.turn.lock().unwrap_or_else(PoisonError::into_inner),
+            claim: self.claim.get(),
+        }
     }
 
     /// Takes a slot for a payload of `len` bytes, from the smallest class that fits and has one.
@@ -164,7 +140,10 @@ impl HubAllocator {
     ) -> Result<Option<SlotRef>, SlotError> {
         // A list that a peer made circular must not keep us here for ever.
         for _ in 0..=class.total().saturating_mul(2) {
-            let Some(index) = self.pop(number, class)? else {
+            let window = self.window();
+            let stack = self.stack(number, class)?;
+            let taken = stack.pop(|index| window.names(number, index));
+            let Some(index) = taken.map_err(|bad| missing(number, bad.0))? else {
                 return Ok(None);
             };
             let meta = self.meta(number, index)?;
@@ -260,6 +239,8 @@ impl HubAllocator {
     }
 
     fn release(&self, slot: SlotRef, from: u32) -> Result<(), SlotError> {
+        let window = self.window();
+        window.names(slot.class, slot.index);
         // Through ALLOCATED without an owner: freed only when nobody can find it under the old owner any more, so
         // that reclaiming at the same time cannot free it twice.
         let meta = self.turn(slot, from, slot::STATE_ALLOCATED)?;
@@ -267,43 +248,10 @@ impl HubAllocator {
         meta.owner.store(slot::OWNER_NONE, Ordering::Release);
         // Release: we are done with the payload; pairs with the exchange in `alloc_from`.
         meta.state.store(slot::STATE_FREE, Ordering::Release);
-        self.push(slot.class, slot.index)
-    }
-
-    /// Frees all slots of a dead peer: those that it filled, and those that the host filled for it. Returns how many.
-    ///
-    /// Only for a host, and only once the peer's process is gone and nothing of its rings will be read any more.
-    pub fn reclaim_peer(&self, id: u16) -> usize {
-        self.reclaim_owner(u32::from(id)) + self.reclaim_owner(host_owner(id))
-    }
-
-    /// Frees all slots of one owner.
-    pub fn reclaim_owner(&self, owner: u32) -> usize {
-        let mut freed = 0;
-        for (class, index) in self.all_slots() {
-            let Ok(meta) = self.meta(class, index) else {
-                continue;
-            };
-            // Acquire: pairs with the Release stores of the owner.
-            if meta.owner.load(Ordering::Acquire) != owner {
-                continue;
-            }
-            // AcqRel: exactly one of us and a receiver that frees it at this moment takes it off its owner.
-            if meta
-                .owner
-                .compare_exchange(owner, slot::OWNER_NONE, Ordering::AcqRel, Ordering::Relaxed)
-                .is_err()
-            {
-                continue;
-            }
-            // Release: descriptors that still name the old generation are stale from now on.
-            meta.generation.fetch_add(1, Ordering::Release);
-            // AcqRel: as in `release`. A slot that is free and still has an owner is on no list yet: its receiver died
-            // between the two (rapace frees in that order; we never leave such a slot).
-            meta.state.swap(slot::STATE_FREE, Ordering::AcqRel);
-            freed += usize::from(self.push(class, index).is_ok());
-        }
-        freed
+        let was_empty = self.push(slot.class, slot.index)?;
+        drop(window);
+        self.tell(slot.class, was_empty);
+        Ok(())
     }
 
     /// Counts slots by state.
@@ -352,33 +300,41 @@ impl HubAllocator {
     }
 
     fn all_slots(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.classes.iter().enumerate().flat_map(|(number, class)| {
-            class
-                .extents
-                .iter()
-                .enumerate()
-                .flat_map(move |(id, extent)| {
-                    (0..extent.slots)
-                        .map(move |slot| (number as u32, (id as u32) << class.shift | slot))
-                })
-        })
+        (0_u32..)
+            .zip(&self.classes)
+            .flat_map(|(number, class)| class.indexes().map(move |index| (number, index)))
     }
 
     fn class(&self, number: u32, index: u32) -> Result<&Class, SlotError> {
         self.classes
             .get(number as usize)
-            .ok_or(SlotError::NoSuchSlot {
-                class: number,
-                index,
-            })
+            .ok_or(missing(number, index))
+    }
+
+    /// What tests change by hand: the list's head, the slot's words, and its link.
+    #[cfg(test)]
+    pub(crate) fn raw(
+        &self,
+        number: u32,
+        index: u32,
+    ) -> Result<(&AtomicU64, Words<'_>, &AtomicU32), SlotError> {
+        let words = self.words(number, index).ok_or(missing(number, index))?;
+        let head = self.free_head(number, self.class(number, index)?)?;
+        Ok((head, words, self.meta(number, index)?.next_free))
+    }
+
+    fn words(&self, number: u32, index: u32) -> Option<Words<'_>> {
+        let meta = self.meta(number, index).ok()?;
+        Some(Words {
+            generation: meta.generation,
+            state: meta.state,
+            owner: meta.owner,
+        })
     }
 
     fn meta(&self, number: u32, index: u32) -> Result<Meta<'_>, SlotError> {
         let class = self.class(number, index)?;
-        let missing = SlotError::NoSuchSlot {
-            class: number,
-            index,
-        };
+        let missing = missing(number, index);
         let (extent, slot) = class.locate(index).ok_or(missing)?;
         let words = self
             .map
@@ -395,10 +351,7 @@ impl HubAllocator {
 
     /// Where the payload's bytes are, all of them within the slot.
     fn data(&self, slot: SlotRef, offset: u32, len: u32) -> Result<*mut u8, SlotError> {
-        let missing = SlotError::NoSuchSlot {
-            class: slot.class,
-            index: slot.index,
-        };
+        let missing = missing(slot.class, slot.index);
         let class = self.class(slot.class, slot.index)?;
         let (extent, at) = class.locate(slot.index).ok_or(missing)?;
         if offset
@@ -459,27 +412,26 @@ impl HubAllocator {
         }
     }
 
-    fn pop(&self, number: u32, class: &Class) -> Result<Option<u32>, SlotError> {
-        let stack = FreeStack {
+    fn stack<'a>(
+        &'a self,
+        number: u32,
+        class: &Class,
+    ) -> Result<FreeStack<'a, impl Fn(u32) -> Option<&'a AtomicU32>>, SlotError> {
+        Ok(FreeStack {
             head: self.free_head(number, class)?,
-            next: |index| Some(self.meta(number, index).ok()?.next_free),
-        };
-        stack.pop().map_err(|bad| SlotError::NoSuchSlot {
-            class: number,
-            index: bad.0,
+            next: move |index| Some(self.meta(number, index).ok()?.next_free),
         })
     }
 
-    fn push(&self, number: u32, index: u32) -> Result<(), SlotError> {
+    /// Puts a slot on its list. Returns whether the list was empty, so that somebody may wait: `tell` them.
+    fn push(&self, number: u32, index: u32) -> Result<bool, SlotError> {
         let class = self.class(number, index)?;
-        let stack = FreeStack {
-            head: self.free_head(number, class)?,
-            next: |index| Some(self.meta(number, index).ok()?.next_free),
-        };
-        let was_empty = stack.push(index).map_err(|bad| SlotError::NoSuchSlot {
-            class: number,
-            index: bad.0,
-        })?;
+        let stack = self.stack(number, class)?;
+        stack.push(index).map_err(|bad| missing(number, bad.0))
+    }
+
+    /// Says that a slot of this class was freed.
+    fn tell(&self, number: u32, was_empty: bool) {
         // Senders of rapace 0.5 wait for any class on the word of the first.
         let first = (self.fields == SlotFields::RAPACE_05 && number != 0).then_some(0);
         for class in [Some(number), first].into_iter().flatten() {
@@ -495,7 +447,6 @@ impl HubAllocator {
                 }
             }
         }
-        Ok(())
     }
 
     fn available(&self, class: &Class) -> Option<&AtomicU32> {
@@ -507,122 +458,10 @@ impl HubAllocator {
     fn free_head(&self, number: u32, class: &Class) -> Result<&AtomicU64, SlotError> {
         self.map
             .at("size class", class.header + self.fields.free_head)
-            .map_err(|_| SlotError::NoSuchSlot {
-                class: number,
-                index: class::NO_SLOT,
-            })
+            .map_err(|_| missing(number, class::NO_SLOT))
     }
 }
 
-/// Which layout the hub has: an extent's metadata never starts at 0, which is what the standard field reads in a hub of
-/// rapace 0.5.
-fn fields_of(map: &Mapping, headers: usize) -> Result<SlotFields, HubError> {
-    // Relaxed: never changed after the hub was made.
-    let start = map
-        .at::<AtomicU64>("size class", headers + class::EXTENT_OFFSETS)?
-        .load(Ordering::Relaxed);
-    let start = usize::try_from(start).unwrap_or(usize::MAX);
-    map.range("extent", start, extent::HEADER_SIZE)?;
-    let standard = map
-        .at::<AtomicU32>("extent", start + SlotFields::STANDARD.meta_offset)?
-        .load(Ordering::Relaxed);
-    Ok(if standard == 0 {
-        SlotFields::RAPACE_05
-    } else {
-        SlotFields::STANDARD
-    })
-}
-
-impl Class {
-    fn read(map: &Mapping, header: usize, at: &SlotFields) -> Result<Self, HubError> {
-        // Relaxed: written when the hub was made, or an extent was added, and checked here.
-        let part = "size class";
-        let slot_size = map
-            .at::<AtomicU32>(part, header + class::SLOT_SIZE)?
-            .load(Ordering::Relaxed);
-        let shift = map
-            .at::<AtomicU8>(part, header + at.extent_slot_shift)?
-            .load(Ordering::Relaxed);
-        check("slot_size", slot_size.into(), slot_size != 0)?;
-        check(
-            "extent_slot_shift",
-            shift.into(),
-            u32::from(shift) < desc::SLOT_CLASS_SHIFT,
-        )?;
-        let shift = u32::from(shift);
-        let offsets =
-            map.slice::<AtomicU64>(part, header + class::EXTENT_OFFSETS, class::MAX_EXTENTS)?;
-        let extents = offsets
-            .iter()
-            // Acquire: pairs with the Release of a host that adds an extent; its header is there.
-            .map(|offset| offset.load(Ordering::Acquire))
-            .take_while(|offset| *offset != 0)
-            .map(|offset| {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                Extent::read(map, start, (slot_size, shift), at)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            header,
-            slot_size,
-            shift,
-            extents,
-        })
-    }
-
-    fn total(&self) -> u32 {
-        self.extents
-            .iter()
-            .fold(0, |sum, extent| sum.saturating_add(extent.slots))
-    }
-
-    fn locate(&self, index: u32) -> Option<(&Extent, u32)> {
-        let extent = self.extents.get((index >> self.shift) as usize)?;
-        let slot = index & ((1 << self.shift) - 1);
-        (slot < extent.slots).then_some((extent, slot))
-    }
-}
-
-impl Extent {
-    fn read(
-        map: &Mapping,
-        start: usize,
-        (slot_size, shift): (u32, u32),
-        at: &SlotFields,
-    ) -> Result<Self, HubError> {
-        let part = "extent";
-        map.range(part, start, extent::HEADER_SIZE)?;
-        let get = |field| -> Result<u32, HubError> {
-            Ok(map
-                .at::<AtomicU32>(part, start + field)?
-                .load(Ordering::Relaxed))
-        };
-        let slots = get(at.slot_count)?;
-        check(
-            "slot_count",
-            slots.into(),
-            slots != 0 && slots <= 1 << shift,
-        )?;
-        let meta = start.saturating_add(get(at.meta_offset)? as usize);
-        let data = start.saturating_add(get(at.data_offset)? as usize);
-        map.slice::<[AtomicU32; 4]>("slot metadata", meta, slots as usize)?;
-        map.range(
-            "slot data",
-            data,
-            (slots as usize).saturating_mul(slot_size as usize),
-        )?;
-        Ok(Self { slots, meta, data })
-    }
-}
-
-fn check(field: &'static str, value: u64, right: bool) -> Result<(), HubError> {
-    if right {
-        Ok(())
-    } else {
-        Err(HubError::Value {
-            field,
-            value,
-            rule: "no hub has such a size class",
-        })
-    }
+fn missing(class: u32, index: u32) -> SlotError {
+    SlotError::NoSuchSlot { class, index }
 }

@@ -13,17 +13,17 @@ use crate::alloc::host_owner;
 use crate::doorbell::Doorbell;
 use crate::error::{HubError, TransportError};
 use crate::frame::Frame;
-use crate::gone::Gone;
+use crate::gone::{Gone, asleep};
 use crate::hub::{Hub, HubConfig};
 use crate::lane::{Direction, Receiver, Sender};
-use crate::peer::PeerEntry;
+use crate::peer::{Claim, PeerEntry};
 
 /// A hub and its host.
 #[derive(Debug)]
 pub struct HubHost {
     hub: Arc<Hub>,
-    /// Which ids are given out.
-    taken: Mutex<Vec<bool>>,
+    /// One for each id.
+    seats: Mutex<Vec<Seat>>,
 }
 
 /// What a plugin needs to find its place.
@@ -62,10 +62,10 @@ impl HubHost {
 
     /// Becomes the host of a hub that was just created, see [`Hub::create_with`].
     pub fn new(hub: Hub) -> Arc<Self> {
-        let taken = Mutex::new(vec![false; usize::from(hub.max_peers())]);
+        let seats = vec![Seat::default(); usize::from(hub.max_peers())];
         Arc::new(Self {
             hub: Arc::new(hub),
-            taken,
+            seats: Mutex::new(seats),
         })
     }
 
@@ -122,7 +122,7 @@ impl HubHost {
     }
 
     fn reserve(&self) -> Result<u16, HubError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         let max = self.hub.max_peers();
         let next = self.hub.peer_id_counter()?;
         // Relaxed: only the host writes it.
@@ -131,24 +131,62 @@ impl HubHost {
             next.store(fresh + 1, Ordering::Relaxed);
             fresh
         } else {
-            taken
+            seats
                 .iter()
-                .position(|taken| !taken)
+                .position(|seat| !seat.taken)
                 .ok_or(HubError::TooManyPeers(max))? as u16
         };
-        match taken.get_mut(usize::from(id)) {
-            Some(taken) => *taken = true,
-            None => return Err(HubError::TooManyPeers(max)),
-        }
+        let seat = seats
+            .get_mut(usize::from(id))
+            .ok_or(HubError::TooManyPeers(max))?;
+        *seat = Seat {
+            taken: true,
+            live: true,
+            pid: None,
+        };
         Ok(id)
     }
 
-    fn give_back(&self, id: u16) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = taken.get_mut(usize::from(id)) {
-            *taken = false;
+    fn seat(&self, id: u16, change: impl FnOnce(&mut Seat)) {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seat) = seats.get_mut(usize::from(id)) {
+            change(seat);
         }
     }
+
+    /// Gives back the slots that dead peers had in their hands: taken off a free list and not marked yet, or freed and
+    /// not put back yet. [`mark_dead`](HubHostPeerTransport::mark_dead) does this too, so there is a reason to call
+    /// it only if peers of rapace, which do not say what they have in their hands, were busy then: it needs a
+    /// moment at which all that run are asleep, and they must be [watched](HubHostPeerTransport::watch).
+    ///
+    /// Returns the slots that were given back.
+    pub fn recover_slots(&self) -> usize {
+        // Held throughout, so that no peer is added meanwhile.
+        let seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let live: Vec<_> = (0_u16..)
+            .zip(seats.iter())
+            .filter(|(_, seat)| seat.live)
+            .filter_map(|(id, seat)| Some((self.hub.peer(id).ok()?, seat.pid)))
+            .collect();
+        self.hub.allocator().recover_lost(|slot| {
+            live.iter().any(|(entry, pid)| match entry.claim() {
+                Claim::Slot(claimed) => claimed == slot,
+                Claim::Nothing => false,
+                Claim::Unannounced => !pid.is_some_and(asleep),
+            })
+        })
+    }
+}
+
+/// What the host knows of a place.
+#[derive(Clone, Debug, Default)]
+struct Seat {
+    /// Given out, so not to be given out again.
+    taken: bool,
+    /// Its process may run.
+    live: bool,
+    /// The process, if it is watched.
+    pid: Option<u32>,
 }
 
 /// The host's side of one peer.
@@ -184,6 +222,7 @@ impl HubHostPeerTransport {
             source: std::io::ErrorKind::InvalidInput.into(),
         })?;
         let _only_the_first = self.process.set(Gone::watch(raw)?);
+        self.host.seat(self.entry.id(), |seat| seat.pid = Some(pid));
         Ok(())
     }
 
@@ -217,7 +256,7 @@ impl HubHostPeerTransport {
             received = receiving => received,
             () = self.gone() => {
                 self.alive()?;
-                match self.receiver.try_recv().await? {
+                match self.receiver.try_recv(&alive).await? {
                     Some(frame) => Ok(frame),
                     None => Err(TransportError::PeerGone(self.entry.id())),
                 }
@@ -226,13 +265,16 @@ impl HubHostPeerTransport {
     }
 
     /// The plugin's process has ended: frees all its slots, ends all that wait for it, and lets its id be used again
-    /// once this transport is dropped. Returns the slots that were freed.
+    /// once this transport is dropped. Returns the slots that were freed. It does not wait for calls of `send` and
+    /// `recv` that are not polled.
     ///
     /// Only when it has ended: a process that still runs would go on writing to slots that are others' by then.
+    #[expect(
+        clippy::unused_async,
+        reason = "what it does next may have to wait, and callers are tasks"
+    )]
     pub async fn mark_dead(&self) -> usize {
-        // Nobody takes messages of it any more, so nobody reads a slot while it is freed.
-        let _receiving = self.receiver.lock().await;
-        // AcqRel: with the lock, only the first frees.
+        // AcqRel: pairs with `alive`; only the first frees.
         if self.dead.swap(true, Ordering::AcqRel) {
             return 0;
         }
@@ -242,7 +284,11 @@ impl HubHostPeerTransport {
             // Relaxed: a counter for people to look at.
             active.fetch_sub(1, Ordering::Relaxed);
         }
-        self.host.hub.allocator().reclaim_peer(self.entry.id())
+        // Whoever touches slots of it has seen it alive, and ends now; later ones see it dead.
+        self.sender.settle();
+        self.receiver.settle();
+        self.host.seat(self.entry.id(), |seat| seat.live = false);
+        self.host.hub.allocator().reclaim_peer(self.entry.id()) + self.host.recover_slots()
     }
 
     /// The peer's id.
@@ -318,7 +364,7 @@ impl Drop for HubHostPeerTransport {
     fn drop(&mut self) {
         // Acquire: pairs with `mark_dead`. The place of a peer that may still run stays taken for ever.
         if self.dead.load(Ordering::Acquire) {
-            self.host.give_back(self.entry.id());
+            self.host.seat(self.entry.id(), |seat| seat.taken = false);
         }
     }
 }

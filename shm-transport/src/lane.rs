@@ -1,14 +1,14 @@
 //! One direction of one peer: the sending and the receiving half of a transport.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use crate::alloc::{HubAllocator, SlotRef};
 use crate::desc::Descriptor;
-use crate::doorbell::Doorbell;
+use crate::doorbell::{Doorbell, Tokens};
 use crate::error::{SlotError, TransportError};
 use crate::frame::Frame;
 use crate::futex;
@@ -23,7 +23,8 @@ use crate::view::DescRing;
 const WAIT: Duration = Duration::from_millis(100);
 
 /// A sender that found the consumer busy with older messages does not ring, unless its last ring is this old. A
-/// signal that was lost on the way is so repeated by any later message, as it is between peers that ring always.
+/// signal that was lost on the way is so repeated by any later message, as it is between peers that ring always. The
+/// clock that says so moves in steps of up to 10 ms, and is read for every message: it costs a tenth of an exact one.
 const RING_AGAIN: Duration = Duration::from_millis(1);
 
 /// Which way a lane goes.
@@ -40,9 +41,20 @@ struct Lane {
     ring: DescRing,
     entry: PeerEntry,
     direction: Direction,
+    /// Held for reading by whoever touches slots, without a wait; see `settle`.
+    gate: RwLock<()>,
 }
 
 impl Lane {
+    fn pass(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when all have passed that looked whether the peer lives before now.
+    fn settle(&self) {
+        drop(self.gate.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn word(&self) -> &AtomicU32 {
         match self.direction {
             Direction::ToHost => self.entry.send_futex(),
@@ -62,7 +74,8 @@ pub(crate) struct Sender {
 #[derive(Debug)]
 struct SenderState {
     producer: Producer,
-    rung: Option<Instant>,
+    /// When the bell was rung last, by the coarse clock.
+    rung: Option<Duration>,
 }
 
 /// A filled slot, freed again unless its message was published.
@@ -96,6 +109,7 @@ impl Sender {
                 ring,
                 entry,
                 direction,
+                gate: RwLock::new(()),
             }),
             owner,
             state: Mutex::new(SenderState {
@@ -144,6 +158,11 @@ impl Sender {
         }
     }
 
+    /// From now on nobody fills a slot who did not see the peer's end, which must be known already.
+    pub(crate) fn settle(&self) {
+        self.lane.settle();
+    }
+
     async fn fill(
         &self,
         payload: &[u8],
@@ -151,19 +170,13 @@ impl Sender {
     ) -> Result<Filled<'_>, TransportError> {
         let allocator = self.lane.hub.allocator();
         loop {
-            alive()?;
             // Acquire: read before looking for a slot, so that one freed after the look changes it.
             let seen = allocator
                 .slot_available(payload.len())
                 .map(|word| word.load(Ordering::Acquire));
-            match allocator.alloc(payload.len(), self.owner) {
-                Ok(slot) => {
-                    let filled = Filled { allocator, slot };
-                    allocator.fill(slot, payload)?;
-                    allocator.mark_in_flight(slot)?;
-                    return Ok(filled);
-                }
-                Err(SlotError::Exhausted(len)) => {
+            match self.try_fill(payload, alive) {
+                Ok(filled) => return Ok(filled),
+                Err(TransportError::Slot(SlotError::Exhausted(len))) => {
                     let lane = Arc::clone(&self.lane);
                     blocking(move || {
                         let seen = seen.unwrap_or_default();
@@ -171,9 +184,25 @@ impl Sender {
                     })
                     .await?;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// In one step: while we copy, nobody reclaims the slot, so nobody else can have it.
+    fn try_fill(
+        &self,
+        payload: &[u8],
+        alive: &impl Fn() -> Result<(), TransportError>,
+    ) -> Result<Filled<'_>, TransportError> {
+        let _passing = self.lane.pass();
+        alive()?;
+        let allocator = self.lane.hub.allocator();
+        let slot = allocator.alloc(payload.len(), self.owner)?;
+        let filled = Filled { allocator, slot };
+        allocator.fill(slot, payload)?;
+        allocator.mark_in_flight(slot)?;
+        Ok(filled)
     }
 
     async fn wait_for_space(&self, state: &mut SenderState) -> Result<(), TransportError> {
@@ -192,11 +221,11 @@ impl Sender {
 
 impl SenderState {
     fn ring(&mut self, bell: &Doorbell, behind: bool) -> Result<(), TransportError> {
-        let now = Instant::now();
+        let now = coarse_clock();
         if behind
             && self
                 .rung
-                .is_some_and(|rung| now.duration_since(rung) < RING_AGAIN)
+                .is_some_and(|rung| now.saturating_sub(rung) < RING_AGAIN)
         {
             return Ok(());
         }
@@ -204,6 +233,14 @@ impl SenderState {
         bell.ring()?;
         Ok(())
     }
+}
+
+fn coarse_clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// Runs something that sleeps where it does not hold up the runtime.
@@ -223,6 +260,7 @@ pub(crate) struct Receiver {
 #[derive(Debug)]
 pub(crate) struct ReceiverState {
     consumer: Consumer,
+    tokens: Tokens,
     /// The ring was full, and nobody was woken since.
     owes_wake: bool,
 }
@@ -241,9 +279,11 @@ impl Receiver {
                 ring,
                 entry,
                 direction,
+                gate: RwLock::new(()),
             },
             state: Mutex::new(ReceiverState {
                 consumer,
+                tokens: Tokens::default(),
                 owes_wake: false,
             }),
         }
@@ -258,28 +298,40 @@ impl Receiver {
     ) -> Result<Frame, TransportError> {
         let mut state = self.state.lock().await;
         loop {
-            alive()?;
-            if let Some(frame) = self.take(&mut state)? {
+            if let Some(frame) = self.take(&mut state, alive)? {
                 return Ok(frame);
             }
-            if state.consumer.may_sleep(&self.lane.ring.ring())? {
-                bell.wait().await?;
+            let ring = self.lane.ring.ring();
+            if state.consumer.may_sleep(&ring)? {
+                // Relaxed: only counts; the messages are read after the Acquire load of `pop`.
+                let published = || ring.head.load(Ordering::Relaxed);
+                bell.wait_counting(&mut state.tokens, published).await?;
             }
         }
     }
 
     /// The next message, if there is one.
-    pub(crate) async fn try_recv(&self) -> Result<Option<Frame>, TransportError> {
+    pub(crate) async fn try_recv(
+        &self,
+        alive: &impl Fn() -> Result<(), TransportError>,
+    ) -> Result<Option<Frame>, TransportError> {
         let mut state = self.state.lock().await;
-        self.take(&mut state)
+        self.take(&mut state, alive)
     }
 
-    /// Holds off all receiving.
-    pub(crate) async fn lock(&self) -> tokio::sync::MutexGuard<'_, ReceiverState> {
-        self.state.lock().await
+    /// From now on nobody reads a slot who did not see the peer's end, which must be known already. Unlike the turn
+    /// of a `recv`, which one that nobody polls may hold for ever, this is held for a moment at most.
+    pub(crate) fn settle(&self) {
+        self.lane.settle();
     }
 
-    fn take(&self, state: &mut ReceiverState) -> Result<Option<Frame>, TransportError> {
+    fn take(
+        &self,
+        state: &mut ReceiverState,
+        alive: &impl Fn() -> Result<(), TransportError>,
+    ) -> Result<Option<Frame>, TransportError> {
+        let _passing = self.lane.pass();
+        alive()?;
         let Some(taken) = state.consumer.pop(&self.lane.ring.ring())? else {
             return Ok(None);
         };

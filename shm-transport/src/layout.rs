@@ -71,6 +71,13 @@ pub mod peer {
     pub const SEND_DATA_FUTEX: usize = 40;
     /// `u32` atomic, futex word of the recv ring.
     pub const RECV_DATA_FUTEX: usize = 44;
+    /// `u64` atomic, in what the format leaves as padding: [`CLAIM_ANNOUNCED`] and, in the lower half, the slot that
+    /// the peer is taking off a free list or putting back, as a descriptor names it; `u32::MAX` for none. 0 for
+    /// peers that do not say (rapace).
+    pub const CLAIM: usize = 48;
+
+    /// The peer says in [`CLAIM`] which slot it moves.
+    pub const CLAIM_ANNOUNCED: u64 = 1 << 63;
 
     /// The peer is attached.
     pub const FLAG_ACTIVE: u32 = 1;

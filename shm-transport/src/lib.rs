@@ -46,6 +46,9 @@ mod gone;
 mod host;
 mod hub;
 mod lane;
+mod lost;
+#[cfg(test)]
+mod lost_tests;
 mod map;
 mod peer;
 mod plugin;

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::HubError;
-use crate::layout::peer;
+use crate::layout::{desc, peer};
 use crate::map::Mapping;
 
 /// One peer as the hub knows it.
@@ -14,6 +13,17 @@ pub struct PeerEntry {
     map: Arc<Mapping>,
     offset: usize,
     id: u16,
+}
+
+/// Which slot a peer has in its hands, between a free list and an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It does not say: a peer of rapace, or none yet.
+    Unannounced,
+    /// None.
+    Nothing,
+    /// This one, as a descriptor names it.
+    Slot(u32),
 }
 
 /// Stands in for fields that cannot be out of the file, as `new` has seen them in it.
@@ -73,9 +83,11 @@ impl PeerEntry {
 
     /// Says that the peer lives.
     pub fn heartbeat(&self) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_nanos() as u64);
+        // The coarse clock: a few ms do not matter here, and this is done for every message.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        let now = (now.tv_sec as u64)
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(now.tv_nsec as u64);
         // Relaxed: a counter and a time for people to look at; only this peer writes them.
         let epoch = self.wide(peer::EPOCH);
         epoch.store(
@@ -95,8 +107,35 @@ impl PeerEntry {
         self.word(peer::RECV_DATA_FUTEX)
     }
 
+    /// What the peer says about the slot that it is moving.
+    pub(crate) fn claim(&self) -> Claim {
+        // Acquire: pairs with the Release in `claim_nothing`; who sees the claim gone sees the slot owned or listed.
+        match self.wide(peer::CLAIM).load(Ordering::Acquire) {
+            word if word & peer::CLAIM_ANNOUNCED == 0 => Claim::Unannounced,
+            word if word as u32 == desc::INLINE_SLOT => Claim::Nothing,
+            word => Claim::Slot(word as u32),
+        }
+    }
+
+    /// The peer is about to move this slot, as a descriptor names it, between a free list and an owner.
+    pub(crate) fn claim_slot(&self, slot: u32) {
+        // Relaxed: the change of the list's head or of the slot's state that follows is a Release; who sees that
+        // sees this.
+        self.wide(peer::CLAIM)
+            .store(peer::CLAIM_ANNOUNCED | u64::from(slot), Ordering::Relaxed);
+    }
+
+    /// The peer moves no slot now, and will say so when it does.
+    pub(crate) fn claim_nothing(&self) {
+        // Release: pairs with `claim`.
+        self.wide(peer::CLAIM).store(
+            peer::CLAIM_ANNOUNCED | u64::from(desc::INLINE_SLOT),
+            Ordering::Release,
+        );
+    }
+
     /// A plugin took its place.
-    pub(crate) fn claim(&self) {
+    pub(crate) fn enter(&self) {
         self.change(
             peer::FLAG_ACTIVE,
             peer::FLAG_RESERVED | peer::FLAG_DEAD | peer::FLAG_DYING,
@@ -134,6 +173,7 @@ impl PeerEntry {
         }
         self.wide(peer::EPOCH).store(0, Ordering::Relaxed);
         self.wide(peer::LAST_SEEN).store(0, Ordering::Relaxed);
+        self.wide(peer::CLAIM).store(0, Ordering::Relaxed);
         // Release: with the flag everything above is visible.
         self.word(peer::FLAGS)
             .store(peer::FLAG_RESERVED, Ordering::Release);

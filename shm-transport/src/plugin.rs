@@ -81,7 +81,8 @@ impl HubPeerTransport {
             .map(Gone::watch)
             .transpose()
             .or_else(already_gone)?;
-        entry.claim();
+        hub.allocator().announce(entry.clone());
+        entry.enter();
         entry.heartbeat();
         Ok(Self {
             hub,
@@ -125,7 +126,7 @@ impl HubPeerTransport {
             biased;
             received = receiving => received,
             () = self.host_gone() => {
-                match self.receiver.try_recv().await? {
+                match self.receiver.try_recv(&alive).await? {
                     Some(frame) => Ok(frame),
                     None => Err(TransportError::HostGone),
                 }

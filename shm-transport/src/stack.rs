@@ -27,8 +27,8 @@ fn pack(index: u32, tag: u32) -> u64 {
 }
 
 impl<'a, F: Fn(u32) -> Option<&'a AtomicU32>> FreeStack<'a, F> {
-    /// Takes the newest index; `None` when the stack is empty.
-    pub(crate) fn pop(&self) -> Result<Option<u32>, NoSuchSlot> {
+    /// Takes the newest index; `None` when the stack is empty. `name` is told each index before it is tried.
+    pub(crate) fn pop(&self, name: impl Fn(u32)) -> Result<Option<u32>, NoSuchSlot> {
         // Acquire: pairs with the Release half of `push`'s exchange; the link of this index is visible.
         let mut head = self.head.load(Ordering::Acquire);
         loop {
@@ -40,7 +40,9 @@ impl<'a, F: Fn(u32) -> Option<&'a AtomicU32>> FreeStack<'a, F> {
             // Relaxed: the Acquire of the head covers it. It may be stale if somebody popped the index meanwhile;
             // then the tag has moved and the exchange fails.
             let next = link.load(Ordering::Relaxed);
-            // AcqRel: Release hands on the links that we saw to who takes our head; Acquire as above.
+            name(index);
+            // AcqRel: Release hands on the links that we saw, and the name that we gave, to who reads our head;
+            // Acquire as above.
             match self.head.compare_exchange_weak(
                 head,
                 pack(next, tag),

@@ -189,7 +189,7 @@ async fn a_lost_signal_is_repeated_by_a_later_message() {
     // Somebody steals the token.
     assert_eq!(pair.plugin.doorbell_pending_bytes(), 1);
     assert_eq!(pair.plugin.doorbell().drain().unwrap(), 1);
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    tokio::time::sleep(SHORT).await;
     pair.peer.send(&message(1, 8)).await.unwrap();
     assert_eq!(pair.plugin.doorbell_pending_bytes(), 1);
 }
@@ -310,4 +310,111 @@ async fn diagnostics_look_as_they_always_did() {
          --- End Hub Diagnostics ---\n"
     );
     assert_eq!(pair.plugin.doorbell_pending_bytes(), 1);
+}
+
+/// xorshift64*: the same drops in each run.
+fn random(state: &mut u64, below: u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d) % below
+}
+
+/// Polls a call now and then and drops it after a random number of polls; `None` when it was dropped.
+async fn dropped_at_random<T>(state: &mut u64, call: impl Future<Output = T>) -> Option<T> {
+    let mut polls = random(state, 4);
+    let mut call = std::pin::pin!(call);
+    std::future::poll_fn(move |context| {
+        if let std::task::Poll::Ready(done) = call.as_mut().poll(context) {
+            return std::task::Poll::Ready(Some(done));
+        }
+        if polls == 0 {
+            return std::task::Poll::Ready(None);
+        }
+        polls -= 1;
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_dropped_at_random_lose_and_double_nothing() {
+    const MESSAGES: u64 = 3_000;
+    // A ring of 2 is nearly always full or empty, so most calls wait when they are dropped.
+    let pair = Arc::new(pair(2));
+    let sending = tokio::spawn({
+        let pair = Arc::clone(&pair);
+        async move {
+            let (mut state, mut dropped) = (0x5eed, 0);
+            for id in 0..MESSAGES {
+                let message = message(id, (id % 5 * 10) as usize);
+                // A call that was dropped has sent nothing, so it is made again.
+                while dropped_at_random(&mut state, pair.peer.send(&message))
+                    .await
+                    .map(Result::unwrap)
+                    .is_none()
+                {
+                    dropped += 1;
+                    tokio::task::yield_now().await;
+                }
+            }
+            dropped
+        }
+    });
+    let (mut state, mut dropped) = (0xfeed, 0);
+    for id in 0..MESSAGES {
+        let received = loop {
+            match dropped_at_random(&mut state, pair.plugin.recv()).await {
+                Some(received) => break received.unwrap(),
+                None => dropped += 1,
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(received, message(id, (id % 5 * 10) as usize));
+    }
+    let sends_dropped = timeout(LONG, sending).await.unwrap().unwrap();
+    assert!(
+        dropped > 0 && sends_dropped > 0,
+        "{dropped} receives and {sends_dropped} sends were dropped"
+    );
+    let slots = pair.host.hub().allocator().slot_status().total();
+    assert_eq!(slots.free, slots.total);
+}
+
+#[tokio::test]
+async fn a_death_is_not_held_up_by_a_recv_that_nobody_polls() {
+    let pair = pair(2);
+    let mut parked = std::pin::pin!(pair.peer.recv());
+    assert!(timeout(SHORT, parked.as_mut()).await.is_err());
+    timeout(LONG, pair.peer.mark_dead()).await.unwrap();
+    assert!(matches!(
+        timeout(LONG, parked).await.unwrap(),
+        Err(TransportError::PeerGone(0))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_in_the_midst_of_sends_writes_into_no_other_message() {
+    for _ in 0..20 {
+        let pair = Arc::new(pair(64));
+        let (other, ticket) = pair.host.add_peer("other").unwrap();
+        let hub = pair.host.hub().path().to_owned();
+        let plugin = HubPeerTransport::open_owned(hub, 1, ticket.doorbell).unwrap();
+        let sending = tokio::spawn({
+            let pair = Arc::clone(&pair);
+            async move { while pair.peer.send(&message(1, 200_000)).await.is_ok() {} }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        pair.peer.mark_dead().await;
+        for id in 100..140 {
+            let sent = message(id, 200_000);
+            other.send(&sent).await.unwrap();
+            let received = timeout(LONG, plugin.recv()).await.unwrap().unwrap();
+            assert!(received == sent, "another's bytes in message {id}");
+        }
+        timeout(LONG, sending).await.unwrap().unwrap();
+        let slots = pair.host.hub().allocator().slot_status().total();
+        assert_eq!(slots.free, slots.total);
+    }
 }

@@ -332,7 +332,7 @@ impl Slots {
             head: &self.head,
             next: |index| self.links.get(index as usize),
         };
-        let index = stack.pop().unwrap()?;
+        let index = stack.pop(|_| ()).unwrap()?;
         let before = self.held[index as usize].swap(1, Ordering::AcqRel);
         assert_eq!(before, 0, "slot {index} given out twice");
         Some(index)

@@ -14,8 +14,8 @@ pub use maps::{
     MAX_HUBS_PER_PROCESS, MAX_KNOWN_FDS, MAX_PROCESSES, MAX_RINGS, PROC_PARTICIPANT, Process,
     SIDE_HOST, SIDE_IGNORED, SIDE_PLUGIN,
 };
-pub use record::{FLAG_PROCESS, FLAG_RINGS, Kind, NO_PEER, Record};
+pub use record::{FLAG_PROCESS, FLAG_TO_HOST, FLAG_TO_PEER, Kind, NO_PEER, NO_SYSCALL, Record};
 
 /// Name of the global by which probes and daemon recognise each other; its number grows with every change to the
 /// records or map values.
-pub const ABI_GLOBAL: &str = "ABI_1";
+pub const ABI_GLOBAL: &str = "ABI_2";

@@ -115,6 +115,10 @@ pub struct KernelOffsets {
     pub file_inode: u32,
     /// `inode.i_ino`
     pub inode_ino: u32,
+    /// `sock.sk_socket`
+    pub sock_socket: u32,
+    /// `socket.file`
+    pub socket_file: u32,
 }
 
 /// What the probes count, per CPU. For calls of interest in the tree:
@@ -161,7 +165,7 @@ const _: () = {
     assert!(size_of::<Process>() == 16 + 24 * MAX_HUBS_PER_PROCESS);
     assert!(size_of::<KnownFd>() == 24);
     assert!(size_of::<Doorbell>() == 24);
-    assert!(size_of::<KernelOffsets>() == 40);
+    assert!(size_of::<KernelOffsets>() == 48);
     assert!(Counter::ProcessesFull as usize + 1 == Counter::COUNT);
 };
 

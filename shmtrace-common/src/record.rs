@@ -1,11 +1,16 @@
 //! The one record that the probes write.
 
-/// [`Record::flags`]: the four ring indexes in [`Record::rings`] were read.
-pub const FLAG_RINGS: u8 = 1;
+/// [`Record::flags`]: the indexes of the ring host -> peer in [`Record::rings`] were read.
+pub const FLAG_TO_PEER: u8 = 1;
+/// [`Record::flags`]: those of the ring peer -> host were.
+pub const FLAG_TO_HOST: u8 = 4;
 /// [`Record::flags`] of [`Kind::Exit`]: the last thread of its process ended.
 pub const FLAG_PROCESS: u8 = 2;
 /// [`Record::peer`]: the record belongs to no known peer.
 pub const NO_PEER: u16 = u16::MAX;
+
+/// [`Record::syscall`]: outside of a system call, or not read.
+pub const NO_SYSCALL: u16 = u16::MAX;
 
 /// What a record tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +70,7 @@ pub struct Record {
     pub flags: u8,
     /// CPU that wrote it.
     pub cpu: u16,
-    /// System call number; `u16::MAX` outside of one.
+    /// System call number; [`NO_SYSCALL`] outside of one, and for a ring or take that was seen at its socket and succeeded.
     pub syscall: u16,
     /// Peer id, or [`NO_PEER`].
     pub peer: u16,
@@ -73,14 +78,15 @@ pub struct Record {
     pub result: i32,
     /// The hub's id as the daemon gave it in [`HubMapping::hub`](crate::HubMapping), where one is concerned.
     pub hub: u32,
-    /// Socket inode (ring, take; 0 if the fd names none), first argument (sleep, wake), offset in the hub (futex wake),
+    /// Socket inode (ring, take; 0 if there is none), first argument (sleep, wake), offset in the hub (futex wake),
     /// child's pid (fork), address (map).
     pub arg: u64,
-    /// The fd (ring, take), -1 otherwise.
+    /// The fd of a ring or take that was seen at its call, -1 otherwise.
     pub fd: i32,
     /// Zero.
     pub pad: u32,
-    /// Head and tail of the ring host -> peer, then of the ring peer -> host; valid with [`FLAG_RINGS`].
+    /// Head and tail of the ring host -> peer, then of the ring peer -> host; valid with [`FLAG_TO_PEER`] and
+    /// [`FLAG_TO_HOST`].
     pub rings: [u64; 4],
 }
 

@@ -1,8 +1,23 @@
 //! System call numbers of the calls that the probes look at, by architecture.
 #![expect(missing_docs, reason = "the names are those of the system calls")]
 
+/// Which of an architecture's calls wait for fds.
+macro_rules! waits_for_fds {
+    () => {
+        /// Whether a call waits for fds: epoll, poll or select.
+        pub const fn waits_for_fds(number: u16) -> bool {
+            matches!(
+                number,
+                EPOLL_WAIT | EPOLL_PWAIT | EPOLL_PWAIT2 | POLL | PPOLL | SELECT | PSELECT6
+            )
+        }
+    };
+}
+
 /// `x86_64`.
 pub mod x86_64 {
+    waits_for_fds!();
+
     pub const READ: u16 = 0;
     pub const WRITE: u16 = 1;
     pub const CLOSE: u16 = 3;
@@ -28,6 +43,8 @@ pub mod x86_64 {
 
 /// aarch64; a call that does not exist there has a number that no call has.
 pub mod aarch64 {
+    waits_for_fds!();
+
     pub const DUP3: u16 = 24;
     pub const DUP2: u16 = 0xfff3;
     pub const CLOSE: u16 = 57;

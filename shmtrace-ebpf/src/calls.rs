@@ -1,16 +1,19 @@
 //! Calls on doorbells and hub futexes, and threads that fall asleep.
 
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    programs::{BtfTracePointContext, TracePointContext},
+};
 #[cfg(bpf_target_arch = "aarch64")]
 use shmtrace_common::syscalls::aarch64 as nr;
 #[cfg(not(bpf_target_arch = "aarch64"))]
 use shmtrace_common::syscalls::x86_64 as nr;
-use shmtrace_common::{Counter, Kind, PROC_PARTICIPANT, Process};
+use shmtrace_common::{Counter, Kind, NO_SYSCALL, PROC_PARTICIPANT, Process};
 
 use crate::{
     emit::{self, Fact},
     fds::{self, Fd},
-    kernel::{self, Args, NO_SYSCALL},
+    kernel::{self, Args},
     maps::{PROCESSES, Tally},
 };
 
@@ -48,13 +51,7 @@ fn interest(number: u16) -> Option<Interest> {
     match number {
         nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::WRITE => Some(Interest::Send),
         nr::RECVFROM | nr::RECVMSG | nr::RECVMMSG | nr::READ => Some(Interest::Receive),
-        nr::EPOLL_WAIT
-        | nr::EPOLL_PWAIT
-        | nr::EPOLL_PWAIT2
-        | nr::POLL
-        | nr::PPOLL
-        | nr::SELECT
-        | nr::PSELECT6 => Some(Interest::Wait),
+        number if nr::waits_for_fds(number) => Some(Interest::Wait),
         nr::FUTEX => Some(Interest::Futex),
         nr::MMAP => Some(Interest::Map),
         nr::CLOSE | nr::DUP2 | nr::DUP3 | nr::CLOSE_RANGE => Some(Interest::Close),
@@ -124,6 +121,61 @@ pub fn sys_exit(ctx: &BtfTracePointContext) {
     }
 }
 
+/// What a socket does not see of a call: a send on an fd that names none, and a shared mapping.
+#[inline(always)]
+pub fn outside_of_sockets(ctx: &TracePointContext) {
+    // Offsets of `events/syscalls/sys_exit_*/format`, the same for each call on every kernel.
+    // SAFETY: both lie within the tracepoint's context.
+    let (number, result) = unsafe { (ctx.read_at::<i32>(8), ctx.read_at::<i64>(16)) };
+    let (Ok(number), Ok(result)) = (number, result) else {
+        return;
+    };
+    let mapped = number == i32::from(nr::MMAP);
+    let matters = if mapped {
+        !(-4095..0).contains(&result)
+    } else {
+        result == i64::from(-EBADF) || result == i64::from(-ENOTSOCK)
+    };
+    if !matters {
+        return;
+    }
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: as in `sys_exit`.
+    let Some(process) = (unsafe { PROCESSES.get(pid) }) else {
+        return;
+    };
+    let Some(tally) = Tally::this_cpu() else {
+        return;
+    };
+    let args = kernel::args(kernel::current_registers());
+    let fact = Fact {
+        kind: Kind::Map,
+        flags: 0,
+        syscall: number as u16,
+        result: result as i32,
+        hub: 0,
+        arg: result as u64,
+        fd: -1,
+    };
+    if mapped {
+        if args.fourth & MAP_TYPE == MAP_SHARED {
+            emit::plain(tally, &fact);
+        }
+        return;
+    }
+    tally.count(Counter::Calls);
+    if process.flags & PROC_PARTICIPANT == 0 {
+        return tally.count(Counter::FilteredForeign);
+    }
+    let fact = Fact {
+        kind: Kind::Ring,
+        arg: 0,
+        fd: args.first as i32,
+        ..fact
+    };
+    emit::call(tally, &fact, process, None);
+}
+
 /// An fd may be something else from now on.
 #[inline(always)]
 fn close(pid: u32, base: &Fact, args: &Args, process: &mut Process) {
@@ -135,16 +187,76 @@ fn close(pid: u32, base: &Fact, args: &Args, process: &mut Process) {
     }
 }
 
+/// A socket sent something, or failed to, by whichever call.
+#[inline(always)]
+pub fn socket_sent(ctx: &BtfTracePointContext) {
+    if let Some((tally, process, fact)) = on_socket(ctx) {
+        sent(
+            tally,
+            fact,
+            process,
+            fds::socket(kernel::socket_inode(ctx.arg(0))),
+        );
+    }
+}
+
+/// A socket received something, or failed to, by whichever call.
+#[inline(always)]
+pub fn socket_received(ctx: &BtfTracePointContext) {
+    if let Some((tally, process, fact)) = on_socket(ctx) {
+        if fact.result == -EAGAIN {
+            return tally.count(Counter::FilteredEmpty);
+        }
+        let flags: u64 = ctx.arg(2);
+        let socket = fds::socket(kernel::socket_inode(ctx.arg(0)));
+        received(tally, fact, process, socket, flags & MSG_PEEK != 0);
+    }
+}
+
+/// What every call on a socket by a process of the tree has in common.
+#[inline(always)]
+fn on_socket(ctx: &BtfTracePointContext) -> Option<(Tally, &'static mut Process, Fact)> {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let process = PROCESSES.get_ptr_mut(pid)?;
+    // SAFETY: as in `sys_exit`.
+    let process = unsafe { &mut *process };
+    let tally = Tally::this_cpu()?;
+    tally.count(Counter::Calls);
+    let result: i64 = ctx.arg(1);
+    let mut fact = Fact {
+        kind: Kind::Ring,
+        flags: 0,
+        syscall: NO_SYSCALL,
+        result: result as i32,
+        hub: 0,
+        arg: 0,
+        fd: -1,
+    };
+    // What the call and its fd were matters only if it failed, and reading that costs as much as half a lookup.
+    if fact.result < 0 && fact.result != -EAGAIN {
+        let regs = kernel::current_registers();
+        fact.syscall = kernel::number(regs);
+        fact.fd = kernel::args(regs).first as i32;
+    }
+    Some((tally, process, fact))
+}
+
 #[inline(always)]
 fn send(tally: Tally, pid: u32, base: Fact, process: &mut Process) {
     let fd = base.arg as i32;
+    let fact = Fact { fd, ..base };
+    let socket = fds::look_up(pid, process, fd);
+    sent(tally, fact, process, socket);
+}
+
+#[inline(always)]
+fn sent(tally: Tally, base: Fact, process: &mut Process, socket: Fd) {
     let fact = Fact {
         kind: Kind::Ring,
-        fd,
         ..base
     };
     let participant = process.flags & PROC_PARTICIPANT != 0;
-    match fds::look_up(pid, process, fd) {
+    match socket {
         Fd::Doorbell(inode, slot, doorbell) => {
             process.last_doorbell = slot + 1;
             emit::call(tally, &Fact { arg: inode, ..fact }, process, Some(doorbell));
@@ -175,14 +287,19 @@ fn receive(tally: Tally, pid: u32, base: Fact, args: &Args, process: &mut Proces
         return tally.count(Counter::FilteredEmpty);
     }
     let fd = base.arg as i32;
-    let fact = Fact {
-        kind: Kind::Take,
-        fd,
-        ..base
-    };
     let peeked = base.syscall == nr::RECVFROM && args.fourth & MSG_PEEK != 0
         || base.syscall == nr::RECVMSG && args.third & MSG_PEEK != 0;
-    match fds::look_up(pid, process, fd) {
+    let socket = fds::look_up(pid, process, fd);
+    received(tally, Fact { fd, ..base }, process, socket, peeked);
+}
+
+#[inline(always)]
+fn received(tally: Tally, base: Fact, process: &mut Process, socket: Fd, peeked: bool) {
+    let fact = Fact {
+        kind: Kind::Take,
+        ..base
+    };
+    match socket {
         Fd::Doorbell(..) if peeked => tally.count(Counter::FilteredEmpty),
         Fd::Doorbell(inode, slot, doorbell) => {
             process.last_doorbell = slot + 1;

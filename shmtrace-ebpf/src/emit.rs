@@ -6,9 +6,12 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_user,
     },
 };
-use shmtrace_common::{Counter, Doorbell, FLAG_RINGS, Kind, NO_PEER, Process, Record};
+use shmtrace_common::{
+    Counter, Doorbell, FLAG_TO_HOST, FLAG_TO_PEER, Kind, NO_PEER, Process, Record, SIDE_HOST,
+    SIDE_PLUGIN,
+};
 
-use crate::maps::{ABI_1, DOORBELLS, Tally, WAKE_AT, ring};
+use crate::maps::{ABI_2, DOORBELLS, Tally, WAKE_AT, ring};
 
 /// What a record says beyond time, place and thread.
 #[derive(Clone, Copy)]
@@ -66,19 +69,35 @@ fn write(tally: Tally, fact: &Fact, process: &Process, doorbell: Option<&Doorbel
     let Some(doorbell) = doorbell else {
         return reserve_and_write(fact, NO_PEER, 0, fact.hub, [0; 4]);
     };
-    if let Some(rings) = indexes(process, doorbell) {
-        return reserve_and_write(fact, doorbell.peer, FLAG_RINGS, doorbell.hub, rings);
+    let wanted = wanted(fact.kind, doorbell);
+    let (read, rings) = indexes(process, doorbell, wanted);
+    if read != wanted {
+        tally.count(Counter::RingFaults);
     }
-    tally.count(Counter::RingFaults);
-    reserve_and_write(fact, doorbell.peer, 0, doorbell.hub, [0; 4])
+    reserve_and_write(fact, doorbell.peer, read, doorbell.hub, rings)
+}
+
+/// The rings that a record is about, as `FLAG_*` bits. A signal and its taking concern one lane, and each read costs as
+/// much as a third of the record; a sleep may be in either lane's story, and so may a signal at a doorbell whose peer is
+/// not known yet.
+#[inline(always)]
+fn wanted(kind: Kind, doorbell: &Doorbell) -> u8 {
+    match (kind, doorbell.side) {
+        _ if doorbell.peer == NO_PEER => FLAG_TO_PEER | FLAG_TO_HOST,
+        (Kind::Ring, SIDE_HOST) | (Kind::Take, SIDE_PLUGIN) => FLAG_TO_PEER,
+        (Kind::Ring, SIDE_PLUGIN) | (Kind::Take, SIDE_HOST) => FLAG_TO_HOST,
+        _ => FLAG_TO_PEER | FLAG_TO_HOST,
+    }
 }
 
 /// A ring's header up to the tail: head in the first word, tail in the last.
 const HEADER_WORDS: usize = 9;
 
-/// Head and tail of both rings as the current process sees them.
+/// Head and tail of the wanted rings as the current process sees them, and which of them could be read.
 #[inline(always)]
-fn indexes(process: &Process, doorbell: &Doorbell) -> Option<[u64; 4]> {
+fn indexes(process: &Process, doorbell: &Doorbell, wanted: u8) -> (u8, [u64; 4]) {
+    let mut read = 0;
+    let mut rings = [0; 4];
     let mut base = 0;
     let mut len = 0;
     for mapping in &process.hubs {
@@ -89,16 +108,23 @@ fn indexes(process: &Process, doorbell: &Doorbell) -> Option<[u64; 4]> {
     }
     let end = doorbell.to_peer.max(doorbell.to_host) + (HEADER_WORDS * 8) as u64;
     if base == 0 || end > len {
-        return None;
+        return (read, rings);
     }
-    let to_peer = header(base + doorbell.to_peer)?;
-    let to_host = header(base + doorbell.to_host)?;
-    Some([
-        to_peer[0],
-        to_peer[HEADER_WORDS - 1],
-        to_host[0],
-        to_host[HEADER_WORDS - 1],
-    ])
+    if wanted & FLAG_TO_PEER != 0
+        && let Some(header) = header(base + doorbell.to_peer)
+    {
+        rings[0] = header[0];
+        rings[1] = header[HEADER_WORDS - 1];
+        read |= FLAG_TO_PEER;
+    }
+    if wanted & FLAG_TO_HOST != 0
+        && let Some(header) = header(base + doorbell.to_host)
+    {
+        rings[2] = header[0];
+        rings[3] = header[HEADER_WORDS - 1];
+        read |= FLAG_TO_HOST;
+    }
+    (read, rings)
 }
 
 /// One read for both indexes of a ring: the call costs more than the bytes between them.
@@ -110,7 +136,7 @@ fn header(address: u64) -> Option<[u64; HEADER_WORDS]> {
 
 #[inline(always)]
 fn reserve_and_write(fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
-    if ABI_1.load() == 0 {
+    if ABI_2.load() == 0 {
         return false;
     }
     // The time is taken before the reserve, so that records of one CPU lie in the order of their times.

@@ -1,11 +1,12 @@
 //! Reading kernel structures: registers of a call, the socket behind an fd.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_probe_read_kernel,
+    generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+};
+use shmtrace_common::NO_SYSCALL;
 
 use crate::maps::OFFSETS;
-
-/// Outside of a system call.
-pub const NO_SYSCALL: u16 = u16::MAX;
 
 /// Arguments of a call as its registers hold them at the exit.
 #[derive(Clone, Copy)]
@@ -68,6 +69,28 @@ unsafe fn read(base: *const u8, offset: usize) -> u64 {
     unsafe {
         core::ptr::read_volatile(base.add(offset).cast::<u64>())
     }
+}
+
+/// The inode number of a BTF-typed `struct sock *`, 0 for a socket without a file (the kernel's own).
+///
+/// Four plain loads: the verifier checks each against its type, and a null pointer on the way reads as 0.
+#[inline(always)]
+pub fn socket_inode(sock: *const u8) -> u64 {
+    let offsets = OFFSETS.load();
+    // SAFETY: BTF-typed pointers, whose loads the verifier turns into ones that cannot fault.
+    unsafe {
+        let socket = read(sock, offsets.sock_socket as usize) as *const u8;
+        let file = read(socket, offsets.socket_file as usize) as *const u8;
+        let inode = read(file, offsets.file_inode as usize) as *const u8;
+        read(inode, offsets.inode_ino as usize)
+    }
+}
+
+/// The registers of the system call that the current task is in, as a BTF-typed `struct pt_regs *`.
+#[inline(always)]
+pub fn current_registers() -> *const u8 {
+    // SAFETY: helpers that give BTF-typed pointers to the current task and its registers.
+    unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 }
 }
 
 /// The inode number behind `fd` of the current task, `None` if it names no open file.

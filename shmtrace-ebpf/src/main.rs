@@ -1,8 +1,9 @@
 //! The probes: what the traced processes do with doorbells and hub futexes, and when their threads fall asleep.
 //!
-//! Five BTF tracepoints. `sys_exit` sees a call's arguments and result together, so one hook and at most one record
-//! serve a call; `sched_switch` shows that a thread really went to sleep; fork, exec and exit keep the table of
-//! processes. Everything is decided in the kernel that can be: calls of other processes, private futexes, drains that
+//! Signals are seen where they are made: at the sockets, by `sock_send_length` and `sock_recv_length`, whichever call made
+//! them, so that no other call costs anything. What never reaches a socket (a send on a closed fd, a new mapping) is told
+//! by the classic tracepoints of those calls. Kernels without these have `sys_exit`, which sees every call of everybody.
+//! `sched_switch` shows that a thread really went to sleep; fork, exec and exit keep the table of processes. Everything is decided in the kernel that can be: calls of other processes, private futexes, drains that
 //! found nothing and sockets that are no doorbells leave no record, only a count.
 #![no_std]
 #![no_main]
@@ -14,12 +15,36 @@ mod kernel;
 mod maps;
 mod tree;
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
 
 /// Entry of `sys_exit(struct pt_regs *regs, long ret)`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn shmtrace_sys_exit(ctx: BtfTracePointContext) -> i32 {
     calls::sys_exit(&ctx);
+    0
+}
+
+/// Entry of `sock_send_length(struct sock *sk, int ret, int flags)`, from 6.3.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn shmtrace_sent(ctx: BtfTracePointContext) -> i32 {
+    calls::socket_sent(&ctx);
+    0
+}
+
+/// Entry of `sock_recv_length(struct sock *sk, int ret, int flags)`, from 6.3.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn shmtrace_received(ctx: BtfTracePointContext) -> i32 {
+    calls::socket_received(&ctx);
+    0
+}
+
+/// Exit of the calls whose failures and effects no socket sees: classic tracepoints, which cost everybody else less.
+#[tracepoint]
+pub fn shmtrace_call(ctx: TracePointContext) -> u32 {
+    calls::outside_of_sockets(&ctx);
     0
 }
 

@@ -10,10 +10,10 @@ use shmtrace_common::{
     MAX_PROCESSES, Process,
 };
 
-/// Set to 1 by a loader that speaks version 1 of the ABI; probes that lack the name are refused by it, and probes
+/// Set to 1 by a loader that speaks version 2 of the ABI; probes that lack the name are refused by it, and probes
 /// whose loader does not know the name write nothing.
 #[unsafe(no_mangle)]
-pub static ABI_1: Global<u32> = Global::new(0);
+pub static ABI_2: Global<u32> = Global::new(0);
 
 /// Field offsets on the running kernel, set by the loader.
 #[unsafe(no_mangle)]
@@ -28,6 +28,8 @@ pub static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     fdt_fd: 0,
     file_inode: 0,
     inode_ino: 0,
+    sock_socket: 0,
+    socket_file: 0,
 });
 
 /// Bytes in a ring buffer from which on the reader is woken at once; set by the loader to a quarter of the size.

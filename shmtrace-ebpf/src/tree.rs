@@ -9,11 +9,11 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::warn;
-use shmtrace_common::{Counter, FLAG_PROCESS, HubMapping, Kind, MAX_HUBS_PER_PROCESS};
+use shmtrace_common::{Counter, FLAG_PROCESS, HubMapping, Kind, MAX_HUBS_PER_PROCESS, NO_SYSCALL};
 
 use crate::{
     emit::{self, Fact},
-    kernel::{self, NO_SYSCALL},
+    kernel,
     maps::{PROCESSES, Tally},
 };
 

@@ -109,13 +109,13 @@ fn event(number: u64, sent: &mut [u64]) -> Event {
         Some(PeerRings {
             hub: HUB,
             peer: PeerId(peer),
-            to_peer: Indexes { head, tail },
-            to_host: Indexes::default(),
+            to_peer: Some(Indexes { head, tail }),
+            to_host: None,
         })
     };
     let (proc, cpu, kind) = match number % 4 {
         0 => {
-            let (end, syscall, result) = (SocketInode(1000 + u64::from(peer)), 44, 1);
+            let (end, syscall, result) = (SocketInode(1000 + u64::from(peer)), None, 1);
             let rings = both(*count, *count - 1);
             let kind = EventKind::Ring {
                 end,
@@ -134,7 +134,7 @@ fn event(number: u64, sent: &mut [u64]) -> Event {
             )
         }
         2 => {
-            let (end, syscall, result) = (SocketInode(2000 + u64::from(peer)), 45, 1);
+            let (end, syscall, result) = (SocketInode(2000 + u64::from(peer)), None, 1);
             let rings = both(*count, *count - 1);
             let kind = EventKind::Take {
                 end,
@@ -148,6 +148,7 @@ fn event(number: u64, sent: &mut [u64]) -> Event {
             let kind = EventKind::Sleep {
                 syscall: Some(232),
                 arg: 3,
+                for_fds: true,
                 rings: both(*count, *count),
             };
             (plugin(peer), 1 + peer % 3, kind)

@@ -30,6 +30,8 @@ pub(crate) struct Case<'a> {
     pub(crate) consumer: Option<ProcId>,
     /// Rings on other lanes of the same producer that announced nothing: who, when, on which lane.
     pub(crate) strays: &'a [Ring],
+    /// Those of which it cannot be told whether they announced anything.
+    pub(crate) doubtful: &'a [Ring],
     /// The consumer's process may take tokens in ways that leave no record.
     pub(crate) blind: bool,
 }
@@ -147,6 +149,9 @@ fn unannounced(case: &Case<'_>) -> Verdict {
             cause: Cause::WrongDoorbell,
             culprit: Some((stray.proc, stray.tid)),
         };
+    }
+    if case.doubtful.iter().any(|ring| ring.at >= published_after) {
+        return unknown();
     }
     let history = case.history;
     let Some(last) = history.complete_rings().next_back() else {

@@ -17,6 +17,8 @@ pub enum Output {
 pub enum Request {
     /// Observe one lane in full.
     ObserveLane(LaneId),
+    /// The same, with the stacks of the threads that sleep: a verdict may follow.
+    ObserveClosely(LaneId),
     /// Observe slots, descriptors and peers of a hub.
     ObserveHub(HubId),
     /// Observe the memory limits of the tree.

@@ -11,6 +11,8 @@ use crate::{
 const MOST_CALLS: usize = 32;
 /// Events kept per lane for the timeline of a finding.
 const MOST_EVENTS: usize = 32;
+/// Of each, while a suspicion waits for its verdict: a lane that works again must not wash its story away meanwhile.
+const MOST_HELD: usize = 2048;
 
 /// Times of two CPUs may be inverted by this much: a token can be taken before the send that queued it returns, and
 /// a record's time is taken at the return. Measured: up to 0.3 ms on bare kernels, 16 ms where a virtual CPU is taken away.
@@ -80,6 +82,8 @@ pub(crate) struct History {
     /// The greatest excess of those that are not kept any more, or at the first look.
     most: Option<i64>,
     tokens: Tokens,
+    /// Nothing is forgotten for now.
+    held: bool,
 }
 
 /// Tokens queued and taken since the records are complete.
@@ -148,12 +152,32 @@ impl History {
         self.last_seen = Some(seen);
     }
 
-    pub(crate) fn rang(&mut self, mut ring: Ring) {
-        if self.rings.len() == MOST_CALLS
-            && let Some(forgotten) = self.rings.pop_front()
-        {
-            self.most = self.most.max(forgotten.excess);
+    /// Forgets nothing until it is released.
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Forgets again what is old.
+    pub(crate) fn release(&mut self) {
+        self.held = false;
+        self.forget_rings(MOST_CALLS);
+        shrink(&mut self.takes, MOST_CALLS);
+        shrink(&mut self.events, MOST_EVENTS);
+    }
+
+    fn forget_rings(&mut self, most: usize) {
+        while self.rings.len() > most {
+            let forgotten = self.rings.pop_front();
+            self.most = self.most.max(forgotten.and_then(|ring| ring.excess));
         }
+    }
+
+    fn most(&self, usually: usize) -> usize {
+        if self.held { MOST_HELD } else { usually }
+    }
+
+    pub(crate) fn rang(&mut self, mut ring: Ring) {
+        self.forget_rings(self.most(MOST_CALLS) - 1);
         // Heads only grow: they tell the order of two calls better than the clocks of two CPUs.
         let later = self.rings.iter().rev().take_while(|before| {
             before.head > ring.head && ring.head.is_some() && ring.at.since(before.at) < SKEW
@@ -190,7 +214,9 @@ impl History {
             self.count_from(take.at);
             self.tokens.step(take.at, -1);
         }
-        push(&mut self.takes, take, MOST_CALLS);
+        let most = self.most(MOST_CALLS);
+        shrink(&mut self.takes, most - 1);
+        self.takes.push_back(take);
     }
 
     /// Whether more tokens were queued than taken, with the queue empty now; `None` if that cannot be told.
@@ -199,7 +225,15 @@ impl History {
     }
 
     pub(crate) fn event(&mut self, event: &Event) {
-        push(&mut self.events, event.clone(), MOST_EVENTS);
+        let most = self.most(MOST_EVENTS);
+        shrink(&mut self.events, most - 1);
+        self.events.push_back(event.clone());
+    }
+
+    /// The latest events up to `at`, oldest first.
+    pub(crate) fn events_until(&self, at: Mono) -> impl Iterator<Item = &Event> {
+        let end = self.events.partition_point(|event| event.at <= at);
+        self.events.range(end.saturating_sub(MOST_EVENTS)..end)
     }
 
     /// Rings since the records are complete.
@@ -294,15 +328,18 @@ impl Default for Surplus {
 }
 
 impl Surplus {
+    /// The ring had nothing to announce, and too few were seen to say more.
+    pub(crate) fn may_be_stray(self) -> bool {
+        !self.announced && !self.sure
+    }
+
     /// The ring had nothing to announce, and it was not the second of two producers' either.
     pub(crate) fn is_stray(self) -> bool {
         !self.announced && self.least >= 1 && self.sure
     }
 }
 
-fn push<T>(queue: &mut VecDeque<T>, value: T, most: usize) {
-    if queue.len() == most {
-        queue.pop_front();
-    }
-    queue.push_back(value);
+fn shrink<T>(queue: &mut VecDeque<T>, most: usize) {
+    let old = queue.len().saturating_sub(most);
+    queue.drain(..old);
 }

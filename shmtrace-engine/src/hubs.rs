@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    calls::{Calls, Message},
     finding::Code,
-    ids::{Direction, Mono, PeerId},
+    ids::{Mono, PeerId},
     input::{HubObservation, SlotObservation},
 };
 
@@ -27,30 +28,12 @@ const SLOT_LASTS: u64 = 2_000_000_000;
 pub(crate) struct Hub {
     pub(crate) asked_at: Option<Mono>,
     pub(crate) look_at: Mono,
+    /// The last look.
+    pub(crate) looked_at: Mono,
     /// Since when each orphaned slot has been one, with nothing moving in the hub.
     orphans: BTreeMap<SlotObservation, Mono>,
-    /// Channels with a message to the peer, and with one from it, lately.
-    channels: BTreeMap<PeerId, Channels>,
+    calls: BTreeMap<PeerId, Calls>,
 }
-
-/// Channels of one peer: what was seen on each, as indexes of the last message each way.
-#[derive(Debug, Clone, Default)]
-struct Channels {
-    to_peer: BTreeMap<u32, Message>,
-    to_host: BTreeMap<u32, Message>,
-}
-
-/// The last message on a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Message {
-    pub(crate) index: u64,
-    pub(crate) method: u32,
-    pub(crate) channel: u32,
-    pub(crate) msg_id: u64,
-}
-
-/// Channels remembered per peer and direction; the lowest numbers go first.
-const MOST_CHANNELS: usize = 1024;
 
 /// A state that an observation shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,48 +54,42 @@ impl Hub {
         grace: u64,
         last_move: Mono,
     ) -> Vec<Shown> {
-        self.channels(seen);
+        self.calls(seen);
         let mut shown = dead_peers(seen, grace);
         shown.extend(broken(seen));
         shown.extend(self.stuck_slots(seen, last_move));
         shown
     }
 
-    fn channels(&mut self, seen: &HubObservation) {
+    fn calls(&mut self, seen: &HubObservation) {
         for call in &seen.calls {
-            let channels = self.channels.entry(call.lane.peer).or_default();
-            let side = match call.lane.direction {
-                Direction::ToPeer => &mut channels.to_peer,
-                Direction::ToHost => &mut channels.to_host,
-            };
-            let message = Message {
-                index: call.index,
-                method: call.method,
-                channel: call.channel,
-                msg_id: call.msg_id,
-            };
-            side.insert(call.channel, message);
-            if side.len() > MOST_CHANNELS {
-                side.pop_first();
-            }
+            self.calls.entry(call.lane.peer).or_default().saw(call);
         }
-        self.channels
+        self.calls
             .retain(|peer, _| seen.peers.iter().any(|entry| entry.peer == *peer));
     }
 
-    /// A message to the peer on a channel on which nothing ever came back.
+    /// A message to a peer that is not answered.
     pub(crate) fn unanswered(&self) -> Option<(PeerId, Message)> {
-        self.channels.iter().find_map(|(peer, channels)| {
-            let open = channels
-                .to_peer
-                .values()
-                // Channel 0 carries control messages, which want no answer.
-                .filter(|message| {
-                    message.channel != 0 && !channels.to_host.contains_key(&message.channel)
-                });
-            open.max_by_key(|message| message.index)
-                .map(|message| (*peer, *message))
-        })
+        self.calls
+            .iter()
+            .find_map(|(peer, calls)| Some((*peer, calls.open()?)))
+    }
+
+    /// Whether the descriptors tell which calls of a peer are open.
+    pub(crate) fn tells(&self, peer: PeerId) -> bool {
+        self.calls.get(&peer).is_some_and(Calls::tell)
+    }
+
+    /// Whether a call to a peer is known to be open.
+    pub(crate) fn owes(&self, peer: PeerId) -> bool {
+        let calls = self.calls.get(&peer);
+        calls.is_some_and(|calls| calls.tell() && calls.open().is_some())
+    }
+
+    /// Something is being watched that may become a finding if it lasts.
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.orphans.is_empty()
     }
 
     fn stuck_slots(&mut self, seen: &HubObservation, last_move: Mono) -> Vec<Shown> {

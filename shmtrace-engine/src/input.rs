@@ -120,10 +120,10 @@ pub struct PeerRings {
     pub hub: HubId,
     /// The peer.
     pub peer: PeerId,
-    /// Lane host -> peer.
-    pub to_peer: Indexes,
-    /// Lane peer -> host.
-    pub to_host: Indexes,
+    /// Lane host -> peer, if it was read.
+    pub to_peer: Option<Indexes>,
+    /// Lane peer -> host, if it was read.
+    pub to_host: Option<Indexes>,
 }
 
 /// One record of the probes, decoded.
@@ -151,22 +151,22 @@ pub enum EventKind {
     Ring {
         /// The end it was sent on.
         end: SocketInode,
-        /// System call number.
-        syscall: u16,
+        /// System call number, where it was read.
+        syscall: Option<u16>,
         /// Bytes sent, or a negated errno.
         result: i32,
-        /// The peer's rings at the return, where the mapping could be read.
+        /// The lane's ring at the return, where the mapping could be read.
         rings: Option<PeerRings>,
     },
     /// A receive on a doorbell end returned a token. Receives that found nothing are not recorded.
     Take {
         /// The end it was taken from.
         end: SocketInode,
-        /// System call number.
-        syscall: u16,
+        /// System call number, where it was read.
+        syscall: Option<u16>,
         /// Bytes received, or a negated errno other than EAGAIN.
         result: i32,
-        /// The peer's rings at the return, where the mapping could be read.
+        /// The lane's ring at the return, where the mapping could be read.
         rings: Option<PeerRings>,
     },
     /// The thread was switched out asleep (not preempted).
@@ -175,6 +175,9 @@ pub enum EventKind {
         syscall: Option<u16>,
         /// The call's first argument: an fd, a futex address.
         arg: u64,
+        /// The call waits for fds: epoll, poll or select.
+        #[cfg_attr(feature = "serde", serde(default))]
+        for_fds: bool,
         /// The rings of the doorbell that its process used last, where the mapping could be read.
         rings: Option<PeerRings>,
     },
@@ -305,6 +308,19 @@ pub struct ThreadObservation {
     pub ran_meanwhile: bool,
     /// What it sleeps on, as far as this lane is concerned.
     pub waits_for: WaitsFor,
+    /// Where it sleeps; looked at only where a verdict may follow.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub stack: Option<Stack>,
+}
+
+/// Where a thread sleeps: frames in words, innermost first, and in their place why there are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Stack {
+    /// In the kernel.
+    pub kernel: Vec<String>,
+    /// In the program.
+    pub user: Vec<String>,
 }
 
 /// The system call that a thread blocks in.

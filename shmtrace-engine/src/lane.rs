@@ -23,6 +23,8 @@ pub(crate) struct Lane {
     pub(crate) unchanged_since: Mono,
     /// Since when the oldest waiting entry waits.
     pub(crate) waiting_since: Option<Mono>,
+    /// A call to the peer is open whose request left the ring: whoever took it may want to run.
+    pub(crate) owed: bool,
     /// An observation was asked for and has not come.
     pub(crate) asked_at: Option<Mono>,
     /// Not before this time is it looked at again.
@@ -39,7 +41,7 @@ pub(crate) struct Lane {
     pub(crate) taken_from: Option<SocketInode>,
     /// Findings so far, by class and cause.
     pub(crate) counts: std::collections::BTreeMap<(Code, Option<crate::Cause>), u64>,
-    /// The producer's threads when the present head was first observed.
+    /// An earlier observation of the same head: since then a thread that wants to run has not been run.
     pub(crate) baseline: Option<Box<LaneObservation>>,
 }
 

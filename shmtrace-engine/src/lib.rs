@@ -4,6 +4,7 @@
 //! file, no process and no logging in here, so every verdict can be replayed and tested.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod cause;
 mod condition;
 mod config;
@@ -15,7 +16,6 @@ mod hubs;
 mod ids;
 pub mod input;
 mod lane;
-mod pages;
 mod pending;
 mod servers;
 mod stuck;

@@ -2,7 +2,7 @@
 
 mod world;
 
-use shmtrace_engine::{Cause, Code, State, input::WaitsFor};
+use shmtrace_engine::{Cause, Code, State, Tid, input::WaitsFor};
 use world::*;
 
 /// How a wakeup is lost on a lane on which `n` messages went well before.
@@ -191,6 +191,38 @@ fn a_finding_comes_within_the_grace_and_some_milliseconds() {
             found - stuck_at <= 70 * MS,
             "{} us",
             (found - stuck_at) / US
+        );
+    }
+}
+
+#[test]
+fn a_ring_that_may_have_been_astray_leaves_the_cause_open() {
+    // Two threads that ring, and too few rings to say which of them had nothing to announce.
+    const SECOND: Tid = Tid(101);
+    for few in 1..4 {
+        let mut world = World::new(2);
+        world.thread(SECOND, 100, "tokio-rt-worker", 1);
+        for number in 0..few {
+            for (peer, by) in [(0, HOST), (1, if number % 2 == 0 { SECOND } else { HOST })] {
+                world.run(by);
+                world.publish(to_peer(peer));
+                world.ring_by(to_peer(peer), by);
+                world.idle(by, to_peer(peer));
+                world.serve(to_peer(peer));
+            }
+        }
+        world.wait(300 * MS);
+        wrong_doorbell(&mut world);
+        world.wait(1000 * MS);
+        let causes: Vec<_> = world
+            .with_state(State::Missed)
+            .iter()
+            .map(|finding| finding.cause)
+            .collect();
+        let right = [vec![Some(Cause::WrongDoorbell)], vec![Some(Cause::Unknown)]];
+        assert!(
+            right.contains(&causes),
+            "after {few} round trips: {causes:?}"
         );
     }
 }

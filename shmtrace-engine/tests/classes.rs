@@ -119,6 +119,53 @@ fn a_woken_thread_that_gets_no_cpu_is_starved_and_one_that_computes_is_not() {
 }
 
 #[test]
+fn a_thread_that_took_a_request_and_gets_no_cpu_is_starved() {
+    for asleep in [false, true] {
+        let mut world = World::new(1);
+        world.round_trips(0, 3);
+        world.hub.peers = vec![entry(1, true)];
+        let answer = DescriptorObservation {
+            lane: to_host(0),
+            index: 0,
+            ..request(1)
+        };
+        world.hub.calls = vec![
+            DescriptorObservation {
+                index: 0,
+                ..request(1)
+            },
+            answer,
+            request(2),
+        ];
+        world.send(to_peer(0));
+        world.serve(to_peer(0));
+        if !asleep {
+            world.run(plugin(0));
+        }
+        world.wait(3000 * MS);
+        let expected: &[Code] = if asleep { &[] } else { &[Code::Starved] };
+        assert_eq!(said(&world, State::Missed), expected, "asleep: {asleep}");
+    }
+}
+
+#[test]
+fn a_wait_for_a_cpu_begins_anew_with_each_moment_of_it() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.send(to_peer(0));
+    world.run(plugin(0));
+    for _ in 0..3 {
+        world.wait(700 * MS);
+        let thread = world.threads.get_mut(&plugin(0)).expect("thread");
+        thread.runs += 1;
+        thread.cpu_ns += 1000;
+    }
+    world.assert_clean();
+    world.wait(1500 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::Starved]);
+}
+
+#[test]
 fn a_cpu_quota_that_holds_the_consumer_back_is_no_finding() {
     let mut world = World::new(1);
     for _ in 0..50 {
@@ -156,15 +203,18 @@ fn a_dead_peer_with_an_active_entry_is_peer_died_until_the_host_notices() {
 
 #[test]
 fn a_host_that_reaps_its_child_in_time_is_fine() {
-    let mut world = World::new(1);
-    world.hub.peers = vec![entry(1, true)];
-    world.wait(1000 * MS);
-    world.kill(plugin(0));
-    world.hub.peers = vec![entry(1, false)];
-    world.wait(200 * MS);
-    world.hub.peers = vec![entry(1 << 2, false)];
-    world.wait(2000 * MS);
-    world.assert_clean();
+    // Before the first look at the dead, and between that and the second.
+    for reaped_after in [200, 400] {
+        let mut world = World::new(1);
+        world.hub.peers = vec![entry(1, true)];
+        world.wait(1000 * MS);
+        world.kill(plugin(0));
+        world.hub.peers = vec![entry(1, false)];
+        world.wait(reaped_after * MS);
+        world.hub.peers = vec![entry(1 << 2, false)];
+        world.wait(2000 * MS);
+        world.assert_clean();
+    }
 }
 
 #[test]
@@ -191,13 +241,26 @@ fn a_broken_ring_is_said_once() {
 
 #[test]
 fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
-    for anew in [false, true] {
+    // However short the watch: a plugin that rang has begun.
+    for (age, anew) in [(3000, false), (3000, true), (100, false)] {
         let mut world = World::new(1);
         world.round_trips(0, 3);
-        world.wait(3000 * MS);
+        world.wait(age * MS);
         if anew {
-            world.thread(Tid(900), 900, "plugin", 1);
+            // Its ring may begin anew before the next plugin is known.
             world.kill(plugin(0));
+            world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
+            world.wait(1000 * MS);
+            world.assert_clean();
+            world.bind_nobody(0);
+            world.hub.violations = vec![Violation {
+                lane: Some(to_peer(0)),
+                what: "head moved back from 3 to 0".to_owned(),
+            }];
+            world.wait(3000 * MS);
+            world.assert_clean();
+            world.hub.violations.clear();
+            world.thread(Tid(900), 900, "plugin", 1);
             world.tell(Input::Topology(Topology::Peer(
                 shmtrace_engine::input::PeerBinding {
                     hub: HUB,
@@ -213,10 +276,25 @@ fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
             )));
         }
         world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
-        world.wait(1000 * MS);
+        world.wait(1500 * MS);
         let expected: &[Code] = if anew { &[] } else { &[Code::RingCorrupt] };
         assert_eq!(said(&world, State::Missed), expected);
     }
+}
+
+#[test]
+fn a_ring_that_breaks_under_a_suspicion_is_broken_and_not_stuck() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.wait(3000 * MS);
+    world.publish(to_peer(0));
+    world.wait(30 * MS);
+    world.hub.violations = vec![Violation {
+        lane: Some(to_peer(0)),
+        what: "entry 3 was overwritten while it waited".to_owned(),
+    }];
+    world.wait(1000 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::RingCorrupt]);
 }
 
 const SLOT: SlotObservation = SlotObservation {
@@ -233,7 +311,8 @@ fn slots_that_nothing_refers_to_are_stuck_once_everybody_sleeps() {
     world.hub.orphans = vec![SLOT];
     world.wait(1500 * MS);
     world.assert_clean();
-    world.wait(2500 * MS);
+    // No sooner, and not much later.
+    world.wait(1300 * MS);
     assert_eq!(said(&world, State::Missed), [Code::SlotsStuck]);
     world.hub.orphans.clear();
     world.wait(1000 * MS);
@@ -310,6 +389,25 @@ fn a_request_without_an_answer_is_unanswered() {
 }
 
 #[test]
+fn an_answer_that_was_rung_before_its_request_s_ring_returned_is_an_answer() {
+    let mut world = expecting();
+    world.hub.peers = vec![entry(1, true)];
+    let answer = |channel| DescriptorObservation {
+        lane: to_host(0),
+        ..request(channel)
+    };
+    world.hub.calls = vec![request(0), request(1), answer(0), answer(1)];
+    world.round_trips(0, 2);
+    // The records of the last call: the answer's came first.
+    world.send(to_host(0));
+    world.serve(to_host(0));
+    world.send(to_peer(0));
+    world.serve(to_peer(0));
+    world.wait(3000 * MS);
+    assert_eq!(said(&world, State::Missed), [Code::NeverEnqueued]);
+}
+
+#[test]
 fn quiet_with_nothing_open_is_never_enqueued() {
     let mut world = expecting();
     world.round_trips(0, 2);
@@ -364,6 +462,25 @@ fn an_oom_kill_and_a_full_cgroup_in_which_nothing_moves_are_memory_limit() {
         let expected: &[Code] = if found { &[Code::MemoryLimit] } else { &[] };
         assert_eq!(said(&world, State::Missed), expected, "{after:?}");
     }
+}
+
+#[test]
+fn an_oom_kill_in_a_cgroup_that_is_entered_right_after_the_attach_counts() {
+    for entered_after in [0, 300, 1200, 5000] {
+        let mut world = World::new(1);
+        world.wait(entered_after * MS);
+        world.memory = Some(memory(1 << 20, 1, 1));
+        world.wait(3000 * MS);
+        let said = said(&world, State::Missed);
+        assert_eq!(said, [Code::MemoryLimit], "{entered_after}");
+    }
+}
+
+#[test]
+fn an_oom_kill_of_before_the_attach_does_not_count() {
+    let mut world = World::under(1, memory(1 << 20, 1, 1));
+    world.wait(3000 * MS);
+    world.assert_clean();
 }
 
 /// The host publishes and does not ring.

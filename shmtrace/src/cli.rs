@@ -1,10 +1,13 @@
 //! The command line.
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::FalseyValueParser,
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    commands,
+    commands::{self, guide::Guide},
     exit::{Exit, Refusal},
 };
 
@@ -18,10 +21,6 @@ use crate::{
     version,
     max_term_width = 100,
     args_conflicts_with_subcommands = true
-)]
-#[command(
-    after_help = "Exit codes: 0 clean; 1 runtime error; 2 usage; 3 a finding that --fail-on names; \
-    4 only inconclusive; 5 not permitted or not supported here."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -116,14 +115,39 @@ fn parse_pids(word: &str) -> Result<Pids, String> {
         .map(Pids)
 }
 
+/// The command line as clap knows it, with what the derived one lacks: examples and exit codes for each command, and
+/// switches whose environment variable takes what people write (`SHMTRACE_QUIET=1`).
+pub fn command() -> clap::Command {
+    let completed = |command: clap::Command, name: &str| {
+        let command = command.mut_args(|arg| match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+            _ => arg,
+        });
+        match Guide::of(name) {
+            Some(guide) => command.after_help(guide.help()),
+            None => command,
+        }
+    };
+    completed(Cli::command(), "").mut_subcommands(|command| {
+        let name = command.get_name().to_owned();
+        completed(command, &name)
+    })
+}
+
 impl Cli {
+    /// Reads the command line of this process; ends it with help or a usage error where that is due.
+    pub fn from_args() -> Self {
+        let matches = command().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Sends diagnostics to stderr, as `RUST_LOG` says (warnings and worse by default).
     pub fn init_diagnostics(&self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .with_ansi(anstream::stderr().current_choice() != anstream::ColorChoice::Never)
             .without_time()
             .init();
     }
@@ -142,10 +166,83 @@ impl Cli {
             Some(Command::Nudge(nudge)) => nudge.run(),
             Some(Command::Doctor(doctor)) => doctor.run(),
             Some(Command::Explain(explain)) => explain.run(),
-            Some(Command::Completions(completions)) => completions.run(Self::command()),
-            Some(Command::Man(man)) => man.run(Self::command()),
+            Some(Command::Completions(completions)) => completions.run(command()),
+            Some(Command::Man(man)) => man.run(command()),
             Some(Command::Schema(schema)) => schema.run(),
             None => self.watch.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::guide::GUIDES;
+
+    fn commands() -> impl Iterator<Item = clap::Command> {
+        let mut whole = command();
+        whole.build();
+        let commands: Vec<_> = whole
+            .get_subcommands()
+            .filter(|command| command.get_name() != "help")
+            .cloned()
+            .collect();
+        commands.into_iter().chain([whole])
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_a_variable_too() {
+        for command in commands() {
+            for arg in command.get_opts().chain(
+                command
+                    .get_arguments()
+                    .filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue)),
+            ) {
+                let Some(long) = arg.get_long() else { continue };
+                let wanted = format!("SHMTRACE_{}", long.to_uppercase().replace('-', "_"));
+                let variable = arg
+                    .get_env()
+                    .map(|name| name.to_string_lossy().into_owned());
+                assert_eq!(variable, Some(wanted), "{} --{long}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_guide_and_every_guide_a_command() {
+        let there: Vec<String> = commands()
+            .map(|command| command.get_name().to_owned())
+            .collect();
+        for name in &there {
+            let name = if name == "shmtrace" { "" } else { name };
+            let guide = Guide::of(name).unwrap_or_else(|| panic!("{name} has no guide"));
+            assert!(
+                !guide.examples.is_empty() && !guide.exits.is_empty(),
+                "{name}"
+            );
+        }
+        assert_eq!(there.len(), GUIDES.len());
+    }
+
+    /// An example that is no command line helps nobody.
+    #[test]
+    fn every_example_is_understood() {
+        for guide in GUIDES {
+            for (line, _) in guide.examples {
+                let line = line.replace("$(pgrep ddc)", "4100 4101");
+                let words = line
+                    .split([' '])
+                    .skip_while(|word| *word != "shmtrace")
+                    .take_while(|word| !["|", ">"].contains(word));
+                if let Err(error) = command().try_get_matches_from(words) {
+                    panic!("{line}: {error}");
+                }
+            }
         }
     }
 }

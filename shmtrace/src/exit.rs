@@ -1,5 +1,7 @@
 //! Exit codes, fixed for scripts.
 
+use std::io;
+
 use crate::probes::ProbeError;
 
 /// How the program ends.
@@ -77,4 +79,45 @@ pub fn code_of(error: &anyhow::Error) -> Exit {
         }
     }
     Exit::Error
+}
+
+/// Whether an error is a reader that went away (`shmtrace ... | head`).
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        // serde_json wraps what its writer said.
+        let json = cause
+            .downcast_ref::<serde_json::Error>()
+            .and_then(serde_json::Error::io_error_kind);
+        io.or(json) == Some(io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_went_away_is_known_through_every_wrapping() {
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&pipe().into()));
+        assert!(is_broken_pipe(
+            &anyhow::Error::from(pipe()).context("cannot write")
+        ));
+        assert!(is_broken_pipe(&anyhow::Error::from(serde_json::Error::io(
+            pipe()
+        ))));
+        assert!(!is_broken_pipe(
+            &io::Error::from(io::ErrorKind::NotFound).into()
+        ));
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_code_through_every_wrapping() {
+        let refusal = || anyhow::Error::from(Refusal::not_permitted("no"));
+        assert_eq!(code_of(&refusal()), Exit::NotPermitted);
+        assert_eq!(code_of(&refusal().context("more")), Exit::NotPermitted);
+        assert_eq!(code_of(&Refusal::usage("no").into()), Exit::Usage);
+        assert_eq!(code_of(&anyhow::anyhow!("no")), Exit::Error);
+    }
 }

@@ -9,6 +9,7 @@ pub mod discover;
 pub mod exit;
 pub mod hub;
 pub mod launch;
+pub mod limits;
 pub mod observe;
 pub mod probes;
 pub mod process;

@@ -2,14 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use shmtrace::{cli::Cli, exit};
+use shmtrace::{
+    cli::Cli,
+    exit::{self, Exit},
+};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_args();
     cli.init_diagnostics();
     match cli.run() {
         Ok(code) => code.into(),
+        // Like every Unix filter: a reader that has seen enough (`shmtrace ... | head`) is no error.
+        Err(error) if exit::is_broken_pipe(&error) => Exit::Clean.into(),
         Err(error) => {
             anstream::eprintln!("shmtrace: {error:#}");
             exit::code_of(&error).into()

@@ -9,7 +9,7 @@ use std::{
 };
 
 use shmtrace::{
-    discover::{Changes, Discovery, ProbeUpdate, Side},
+    discover::{Changes, Discovery, Hint, ProbeUpdate, Side},
     observe::{Observer, mono_now},
     process::Process,
 };
@@ -248,7 +248,12 @@ fn plugins_that_are_killed_and_come_back_are_followed() {
     }
     let deadline = Instant::now() + Duration::from_secs(3);
     loop {
-        discovery.refresh(mono_now(), &peers.tree());
+        let tree = peers.tree();
+        // As the probes do: one that was seen between its exec and its mmap is otherwise not looked at for seconds.
+        for pid in &tree {
+            discovery.hint(Hint::Mapped { pid: *pid });
+        }
+        discovery.refresh(mono_now(), &tree);
         let bound = plugin_pids(&discovery);
         let alive = |pid: &u32| Process::open(*pid).is_ok_and(|process| process.is_alive());
         // All plugins that live now, each bound to some peer.

@@ -7,16 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{
     Peers,
-    watch::{Watch, findings},
+    watch::{Watch, alone, findings},
 };
-
-/// One at a time: each saturates the machine, and all of them together would only show that records can be lost.
-fn alone() -> std::sync::MutexGuard<'static, ()> {
-    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -92,6 +92,9 @@ pub struct HostOptions {
     /// Wait between the start of the plugins and the first call
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub start_delay: Duration,
+    /// Once the plugins are there, wait for a line on stdin before the first call: whoever sends it is ready to watch
+    #[arg(long)]
+    pub start_on_line: bool,
     /// A foreign plugin to start instead of our own (words split at spaces)
     #[arg(long)]
     pub plugin_cmd: Option<String>,

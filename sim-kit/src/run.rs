@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Interval;
 
@@ -183,6 +184,11 @@ async fn all_calls<T: Transport>(host: &Host<T>) -> anyhow::Result<()> {
             .with_context(|| format!("greeting {} (peer {})", peer.name, peer.id))?;
     }
     line(&json!({"event": "ready", "pid": std::process::id(), "mono_ns": mono_ns()}));
+    if host.options.start_on_line {
+        line_on_stdin()
+            .await
+            .context("waiting for the line that starts the calls")?;
+    }
     tokio::time::sleep(host.options.start_delay).await;
     let mut callers = JoinSet::new();
     for seat in &host.seats {
@@ -197,6 +203,19 @@ async fn all_calls<T: Transport>(host: &Host<T>) -> anyhow::Result<()> {
     }
     while let Some(ended) = callers.join_next().await {
         ended.context("a caller ended badly")?;
+    }
+    Ok(())
+}
+
+/// Waits for a line, on a thread that ends with it: tokio's own stdin would leave one behind that blocks.
+async fn line_on_stdin() -> anyhow::Result<()> {
+    let (told, read) = oneshot::channel();
+    std::thread::spawn(move || {
+        // Whoever waited may be gone, which ends the run anyway.
+        let _ = told.send(std::io::stdin().read_line(&mut String::new()));
+    });
+    if read.await.context("the reader of stdin ended")?? == 0 {
+        bail!("stdin was closed without a line");
     }
     Ok(())
 }

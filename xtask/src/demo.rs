@@ -11,8 +11,7 @@ use clap::Args;
 
 use crate::{
     process::{self, Guard},
-    setup, test,
-    workspace::{self, REQUIRE_PROBES},
+    setup, test, workspace,
 };
 
 /// What `shmtrace --fail-on` ends with when it found what it was to find.
@@ -46,11 +45,7 @@ impl Demo {
         } else {
             ("ddc-sim", "ddc-sim", ["--fault", self.fault.as_str()])
         };
-        process::run(
-            workspace::cargo("build")
-                .args(["--release", "--package", "shmtrace", "--package", package])
-                .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1),
-        )?;
+        workspace::build_release(&["shmtrace", package])?;
         let programs = workspace::built("release");
 
         let mut sim = Command::new(programs.join(program));

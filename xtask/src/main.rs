@@ -5,6 +5,7 @@ mod bench;
 mod corpus;
 mod demo;
 mod lint;
+mod mutants;
 mod process;
 mod setup;
 mod test;
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::Bench),
     /// Plant every fault many times and watch healthy traffic; count what is found
     Corpus(corpus::Corpus),
+    /// Break each rule of the engine in a copy; some test must fail
+    Mutants(mutants::Task),
     /// Run the daemon on Debian's kernels from 5.10 to the newest, emulated
     VmTest(vm_test::VmTest),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo.run(),
         Task::Bench(bench) => bench.run(),
         Task::Corpus(corpus) => corpus.run(),
+        Task::Mutants(mutants) => mutants.run(),
         Task::VmTest(vm_test) => vm_test.run(),
     };
     match done {

@@ -91,7 +91,7 @@ impl Drop for Guard {
 }
 
 /// The command as one could type it.
-fn show(command: &Command) -> String {
+pub(crate) fn show(command: &Command) -> String {
     let variables = command
         .get_envs()
         .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display())));

@@ -31,6 +31,17 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     command
 }
 
+/// Builds programs with optimizations, the daemon with its probes.
+pub(crate) fn build_release(packages: &[&str]) -> Result<()> {
+    let chosen = packages.iter().flat_map(|package| ["--package", package]);
+    process::run(
+        cargo("build")
+            .arg("--release")
+            .args(chosen)
+            .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1),
+    )
+}
+
 /// The folder of the built programs.
 pub(crate) fn built(profile: &str) -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);

@@ -1,8 +1,10 @@
 //! Damage to the shared file: slots that nobody will free, ring indexes that cannot be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use rustix::process::Signal;
+use sim_kit::child;
 
 use super::{Heal, Placed, Scene};
 use crate::order::Order;
@@ -14,7 +16,9 @@ const SMALLEST_CLASS: usize = 0;
 const LEAKED: usize = 32;
 
 /// How long a sound ring is left to be looked at before it is damaged.
-const BEFORE_DAMAGE: Duration = Duration::from_millis(300);
+const BEFORE_DAMAGE: Duration = Duration::from_millis(400);
+/// And how long its consumer stays at work afterwards, at least.
+const AFTER_DAMAGE: Duration = Duration::from_secs(2);
 
 impl Scene<'_> {
     pub(super) fn slots_stuck(&self) -> anyhow::Result<Placed> {
@@ -32,10 +36,22 @@ impl Scene<'_> {
         let ring = self.ring;
         let mut answers = Vec::new();
         if matches!(self.spec.variant, "head-back" | "overwritten") {
-            // Entries that wait, so that the damage leaves a ring that looks sound at each single look.
+            // Entries that wait, so that the damage leaves a ring that looks sound at each single look. Their consumer is
+            // held up and not asleep: a ring that it leaves alone while it sleeps would be a finding of its own.
             match self.spec.lane {
-                Lane::HostToPeer => self.order(Order::Deaf(None)).await?,
-                Lane::PeerToHost => self.peer.pause_receiver().await,
+                Lane::HostToPeer => {
+                    self.expect_idle().await?;
+                    child::signal(self.peer.pid, Signal::STOP)?;
+                }
+                Lane::PeerToHost => {
+                    self.peer.pause_receiver().await;
+                    std::thread::spawn(|| {
+                        let start = Instant::now();
+                        while start.elapsed() < BEFORE_DAMAGE + AFTER_DAMAGE {
+                            std::hint::spin_loop();
+                        }
+                    });
+                }
             }
             for _ in 0..3 {
                 answers.push(self.peer.ask(self.victim()).await?);

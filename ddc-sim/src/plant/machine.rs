@@ -2,23 +2,24 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rustix::thread::CpuSet;
 use sim_kit::{child, look};
 
 use super::{Heal, Placed, Scene};
+use crate::group::Group;
 use crate::order::Order;
 
 /// Busy processes that compete with a starved plugin: each weighs 1024 where it weighs 3.
-const HOGS: usize = 4;
+const HOGS: usize = 12;
 /// The memory limit of the variant with a control group; the hub's pages and the processes need a fraction of it.
 const MEMORY_LIMIT: u64 = 64 << 20;
 /// Microseconds of processor time per second that the variant `quota` leaves.
 const QUOTA_US: u64 = 1000;
+/// That second, in microseconds.
+const PERIOD_US: u64 = 1_000_000;
 
 /// Children that end with this.
 struct Children(Vec<Child>);
@@ -39,7 +40,7 @@ impl Scene<'_> {
         let pid = self.peer.pid;
         if self.spec.variant == "quota" {
             let group = Group::create("cpu", "starved")?;
-            group.limit_cpu(QUOTA_US)?;
+            group.limit_cpu(QUOTA_US, PERIOD_US)?;
             let mut hog = start_role(&["hog"])?;
             group.add(pid)?;
             group.add(hog.id())?;
@@ -151,138 +152,4 @@ pub(crate) fn eat_memory(bytes: usize) -> anyhow::Result<()> {
     }
     black_box(&eaten);
     Ok(())
-}
-
-/// A control group of our own, in the hierarchy (v1) or the tree (v2) that has the controller.
-struct Group {
-    path: PathBuf,
-    parent: PathBuf,
-    unified: bool,
-}
-
-impl Group {
-    fn create(controller: &str, purpose: &str) -> anyhow::Result<Self> {
-        let own =
-            fs::read_to_string("/proc/self/cgroup").context("asking for our control group")?;
-        let name = format!("ddc-sim-{}-{purpose}", std::process::id());
-        let root = PathBuf::from("/sys/fs/cgroup");
-        for entry in own.lines() {
-            let mut fields = entry.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
-                continue;
-            };
-            let unified = controllers.is_empty();
-            if !unified && !controllers.split(',').any(|each| each == controller) {
-                continue;
-            }
-            let mount = if unified {
-                root.clone()
-            } else {
-                root.join(controller)
-            };
-            let inside = mount.join(path.trim_start_matches('/'));
-            // In a container the path may be one that only the outside knows. In the unified tree a group with
-            // processes cannot hand controllers on, and the nearest one that does is further up.
-            let parents = inside
-                .ancestors()
-                .take_while(|parent| parent.starts_with(&mount))
-                .filter(|dir| dir.is_dir());
-            let found = parents.map(PathBuf::from).find_map(|parent| {
-                let path = parent.join(&name);
-                make_group(&parent, &path, controller, unified).then_some((parent, path))
-            });
-            if let Some((parent, path)) = found {
-                return Ok(Self {
-                    path,
-                    parent,
-                    unified,
-                });
-            }
-        }
-        bail!(
-            "no control group can be made with the controller {controller}: root is needed, and a controller in use"
-        )
-    }
-
-    fn write(&self, file: &str, value: &str) -> anyhow::Result<()> {
-        let path = self.path.join(file);
-        fs::write(&path, value).with_context(|| format!("writing {value:?} to {}", path.display()))
-    }
-
-    fn limit_cpu(&self, per_second_us: u64) -> anyhow::Result<()> {
-        if self.unified {
-            return self.write("cpu.max", &format!("{per_second_us} 1000000"));
-        }
-        self.write("cpu.cfs_period_us", "1000000")?;
-        self.write("cpu.cfs_quota_us", &per_second_us.to_string())
-    }
-
-    fn limit_memory(&self, bytes: u64) -> anyhow::Result<()> {
-        let file = if self.unified {
-            "memory.max"
-        } else {
-            "memory.limit_in_bytes"
-        };
-        self.write(file, &bytes.to_string())
-    }
-
-    fn add(&self, pid: u32) -> anyhow::Result<()> {
-        self.write("cgroup.procs", &pid.to_string())
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Whoever is still inside goes back to where we are.
-        for pid in fs::read_to_string(self.path.join("cgroup.procs"))
-            .unwrap_or_default()
-            .lines()
-        {
-            let _ = fs::write(self.parent.join("cgroup.procs"), pid);
-        }
-        if let Err(error) = remove_group(&self.path) {
-            eprintln!(
-                "control group {} is left behind: {error}",
-                self.path.display()
-            );
-        }
-    }
-}
-
-/// Makes the folder; false, with nothing left, where the controller does not come with it.
-fn make_group(parent: &Path, path: &Path, controller: &str, unified: bool) -> bool {
-    if fs::create_dir(path).is_err() {
-        return false;
-    }
-    let probe = path.join(match (controller, unified) {
-        ("cpu", true) => "cpu.max",
-        ("cpu", false) => "cpu.cfs_quota_us",
-        (_, true) => "memory.max",
-        (_, false) => "memory.limit_in_bytes",
-    });
-    if unified && !probe.exists() {
-        // Refused where the parent has processes of its own.
-        let _ = fs::write(
-            parent.join("cgroup.subtree_control"),
-            format!("+{controller}"),
-        );
-    }
-    let made = probe.exists();
-    if !made {
-        let _ = fs::remove_dir(path);
-    }
-    made
-}
-
-/// A group stays busy for a moment after its last process ended.
-fn remove_group(path: &Path) -> io::Result<()> {
-    let mut result = fs::remove_dir(path);
-    for _ in 0..100 {
-        if result.is_ok() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        result = fs::remove_dir(path);
-    }
-    result
 }

@@ -45,7 +45,7 @@ impl Engine {
                 .max(1),
             threads: Vec::new(),
             timeline: lane
-                .map(|lane| lane.history.events.iter().cloned().collect())
+                .map(|lane| lane.history.events_until(at).cloned().collect())
                 .unwrap_or_default(),
             rule: rule(code),
             explanation: String::new(),

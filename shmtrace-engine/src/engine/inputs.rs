@@ -1,6 +1,6 @@
 //! Taking inputs: topology, events in the order of their times, losses, samples.
 
-use super::{End, Engine, Healed, findings::woken_by, whole::SETTLED};
+use super::{Begun, End, Engine, Healed, findings::woken_by};
 use crate::{
     Direction, HubId, LaneId, Mono, PeerId, ProcId, State,
     condition::Key,
@@ -13,8 +13,6 @@ use crate::{
 /// A lane that stands still for this long is looked at, ns: longer than any healthy producer needs from publish to ring
 /// unless it is off the CPU, which a look shows.
 const STANDSTILL: u64 = 4_000_000;
-/// A ring without a sample for this long has not moved, ns.
-const STILL: u64 = 50_000_000;
 /// Events waiting to be sorted at most.
 const MOST_PENDING: usize = 1 << 20;
 
@@ -41,6 +39,8 @@ impl Engine {
                     "no process maps the hub any more",
                 );
                 self.bound_at.retain(|(of, _), _| *of != hub);
+                self.begun_at.retain(|(of, _), _| *of != hub);
+                self.vacant.retain(|(of, _)| *of != hub);
                 self.peers.retain(|(of, _), _| *of != hub);
                 self.ends.retain(|_, end| end.rings.hub != hub);
             }
@@ -70,7 +70,16 @@ impl Engine {
                 binding.plugin_end,
             )
         });
+        match (previous.and_then(|before| before.plugin), binding.plugin) {
+            (before, Some(now)) if before != Some(now) => {
+                self.vacant.remove(&(binding.hub, binding.peer));
+            }
+            // The hub has parted with it.
+            (Some(_), None) => drop(self.vacant.insert((binding.hub, binding.peer))),
+            _ => {}
+        }
         if changed {
+            self.begun_at.remove(&(binding.hub, binding.peer));
             self.bound_at
                 .insert((binding.hub, binding.peer), self.now.max(self.attached));
             self.ends
@@ -117,6 +126,9 @@ impl Engine {
             .map(|(key, _)| *key)
             .collect();
         for (hub, peer) in concerned {
+            if self.peers.get(&(hub, peer)).and_then(|peer| peer.plugin) == Some(proc) {
+                self.vacant.insert((hub, peer));
+            }
             self.look_soon(hub, at);
             let lanes = |key: &Key| {
                 key.hub == Some(hub) && key.peer == Some(peer) && key.code != Code::PeerDied
@@ -159,6 +171,7 @@ impl Engine {
     }
 
     pub(super) fn lost(&mut self, loss: Loss) {
+        self.lost_at = self.lost_at.max(loss.to);
         // What happened before the hole may bear a later time.
         let to = loss.to.plus(SKEW);
         for lane in self.lanes.values_mut() {
@@ -168,8 +181,11 @@ impl Engine {
 
     /// An event whose turn has come.
     pub(super) fn event(&mut self, event: &Event) {
-        if let EventKind::Sleep { .. } = event.kind {
+        if let EventKind::Sleep { for_fds, .. } = event.kind {
             self.servers.slept(event.proc, event.tid, event.at);
+            if for_fds {
+                self.servers.saw(event.proc, event.tid);
+            }
         }
         match &event.kind {
             EventKind::Ring {
@@ -180,11 +196,20 @@ impl Engine {
                 };
                 let indexes = rings
                     .filter(|rings| concerns(rings, ends.rings))
-                    .map(|rings| of(&rings, ends.rings.direction));
+                    .and_then(|rings| of(&rings, ends.rings.direction));
                 let Some(lane) = self.lanes.get_mut(&ends.rings) else {
                     return;
                 };
                 self.servers.saw(event.proc, event.tid);
+                let peer = (ends.rings.hub, ends.rings.peer);
+                if self.peers.get(&peer).and_then(|peer| peer.plugin) == Some(event.proc) {
+                    let known = self.now;
+                    let begun = Begun {
+                        at: event.at,
+                        known,
+                    };
+                    self.begun_at.entry(peer).or_insert(begun);
+                }
                 lane.history.event(event);
                 if let Some(indexes) = indexes {
                     lane.history.seen(event.at, indexes);
@@ -197,7 +222,7 @@ impl Engine {
                     head: indexes.map(|indexes| indexes.head),
                     excess: None,
                 });
-                self.seen_before(ends.rings, indexes);
+                self.seen_before(ends.rings, event.at, indexes);
             }
             EventKind::Take {
                 end, result, rings, ..
@@ -209,7 +234,7 @@ impl Engine {
                     return;
                 };
                 lane.history.event(event);
-                let indexes = rings.map(|rings| of(&rings, ends.takes.direction));
+                let indexes = rings.and_then(|rings| of(&rings, ends.takes.direction));
                 if let Some(indexes) = indexes {
                     lane.history.seen(event.at, indexes);
                 }
@@ -235,11 +260,12 @@ impl Engine {
                         direction,
                     };
                     let consumer = self.consumer(id);
-                    if let Some(lane) = self.lanes.get_mut(&id) {
-                        lane.history.seen(event.at, of(rings, direction));
+                    if let Some(lane) = self.lanes.get_mut(&id)
+                        && let Some(ring) = of(rings, direction)
+                    {
+                        lane.history.seen(event.at, ring);
                         if consumer == Some(event.proc) {
-                            lane.service
-                                .slept(event.tid, of(rings, direction).is_empty());
+                            lane.service.slept(event.tid, ring.is_empty());
                             lane.history.event(event);
                         }
                     }
@@ -274,6 +300,7 @@ impl Engine {
         lane.look_at = sample.at.plus(STANDSTILL);
         lane.healthy_looks = 0;
         lane.baseline = None;
+        lane.owed = false;
         lane.unseen = None;
         lane.inconclusive_said = false;
         let moved = before.is_some_and(|before| before.tail != sample.ring.tail);
@@ -298,73 +325,6 @@ impl Engine {
         if let Some(hub) = self.hubs.get_mut(&hub) {
             hub.look_at = hub.look_at.min(at.plus(hubs::LOOK));
         }
-    }
-
-    /// A head that a producer saw and that a later look does not reach moved back in between. A record's indexes are read
-    /// some time after its time was taken, so only a look after the record came in is later for sure.
-    fn seen_before(&mut self, id: LaneId, indexes: Option<Indexes>) {
-        let now = self.now;
-        if let (Some(then), Some(lane)) = (indexes, self.lanes.get_mut(&id))
-            && lane.ring.is_some_and(|ring| then.head > ring.head)
-        {
-            lane.doubt.get_or_insert((now, then));
-        }
-    }
-
-    /// A look that is later than a doubtful record decides.
-    fn settle_doubt(&mut self, sample: &Sample) {
-        if let Some(lane) = self.lanes.get_mut(&sample.lane)
-            && let Some((_, then)) = lane.doubt.take_if(|(since, _)| sample.at > *since)
-            && then.head > sample.ring.head
-        {
-            self.moved_back(sample, then);
-        }
-    }
-
-    /// Rings that stand still are not sampled: they are as they were.
-    pub(super) fn settle_doubts(&mut self) {
-        let now = self.now;
-        let still = self.lanes.iter().filter_map(|(id, lane)| {
-            let (since, _) = lane.doubt?;
-            (now.since(since) >= STILL).then_some(Sample {
-                at: now,
-                lane: *id,
-                ring: lane.ring?,
-                capacity: lane.capacity,
-            })
-        });
-        for sample in still.collect::<Vec<_>>() {
-            self.settle_doubt(&sample);
-        }
-    }
-
-    /// Indexes only ever grow. A ring that starts anew belongs to a plugin that starts anew.
-    fn moved_back(&mut self, sample: &Sample, before: Indexes) {
-        let (name, old, new) = if sample.ring.head < before.head {
-            ("visible_head", before.head, sample.ring.head)
-        } else if sample.ring.tail < before.tail {
-            ("tail", before.tail, sample.ring.tail)
-        } else {
-            return;
-        };
-        let id = sample.lane;
-        let anew = self
-            .bound_at
-            .get(&(id.hub, id.peer))
-            .is_none_or(|at| sample.at.since(*at) < SETTLED);
-        if anew {
-            return;
-        }
-        let key = Key {
-            code: Code::RingCorrupt,
-            hub: Some(id.hub),
-            peer: Some(id.peer),
-            lane: Some(id),
-        };
-        let explanation = format!(
-            "{name} moved back from {old} to {new}. Look for two producers on one ring (two tasks that enqueue without a lock)."
-        );
-        self.holds(key, 1, 0, explanation, Vec::new());
     }
 
     /// The tail moved: whatever was stuck is over.
@@ -399,7 +359,7 @@ fn concerns(rings: &PeerRings, lane: LaneId) -> bool {
     rings.hub == lane.hub && rings.peer == lane.peer
 }
 
-fn of(rings: &PeerRings, direction: Direction) -> Indexes {
+fn of(rings: &PeerRings, direction: Direction) -> Option<Indexes> {
     match direction {
         Direction::ToPeer => rings.to_peer,
         Direction::ToHost => rings.to_host,

@@ -23,7 +23,7 @@ const UNSEEN: u64 = 1_000_000_000;
 /// A proof waits this long for records that may tell the cause, ns.
 const RECORDS_WAIT: u64 = 100_000_000;
 /// That no record is there says something only when none can come any more: records were seen to be this late, ns.
-const LATE_RECORD: u64 = 60_000_000;
+const LATE_RECORD: u64 = 52_000_000;
 /// A consumer that runs from time to time (a heartbeat) and leaves its entries each time never shows one long sleep.
 /// After this many such runs, and as many graces, the lane is as stuck as if it had slept.
 const RESTARTS: u32 = 20;
@@ -33,7 +33,7 @@ impl Engine {
         let now = self.now;
         for (id, lane) in &mut self.lanes {
             let waiting = lane.ring.is_some_and(|ring| !ring.is_empty());
-            if !waiting || lane.open.is_some() || now < lane.look_at {
+            if !(waiting || lane.owed) || lane.open.is_some() || now < lane.look_at {
                 continue;
             }
             if lane
@@ -43,8 +43,12 @@ impl Engine {
                 continue;
             }
             lane.asked_at = Some(now);
-            self.output
-                .push_back(Output::Request(Request::ObserveLane(*id)));
+            let request = if lane.suspicion.is_some() {
+                Request::ObserveClosely(*id)
+            } else {
+                Request::ObserveLane(*id)
+            };
+            self.output.push_back(Output::Request(request));
         }
     }
 
@@ -127,6 +131,7 @@ impl Engine {
         }
         lane.inconclusive_said = true;
         lane.suspicion = None;
+        self.release(id);
         let number = self.number();
         let mut finding = self.finding(
             id,
@@ -182,6 +187,7 @@ impl Engine {
                 steady: seen.clone(),
                 restarts: 0,
             });
+            lane.history.hold();
             self.next_id += 1;
             let mut finding = self.finding(id, number, code, None, State::Suspect, seen.finished);
             evidence(&mut finding, &seen);
@@ -266,12 +272,13 @@ impl Engine {
         finding.stuck_ns = seen.finished.since(suspicion.since);
         finding.culprit = verdict.and_then(|verdict| verdict.culprit);
         finding.explanation = sentence(&finding, self.peers.get(&(id.hub, id.peer)));
+        self.release(id);
         self.say(finding);
     }
 
     pub(super) fn cause(&self, id: LaneId, history: &History, ring: Indexes) -> cause::Verdict {
         let producer = self.producer(id);
-        let strays: Vec<Ring> = self
+        let others = self
             .lanes
             .iter()
             .filter(|(other, _)| {
@@ -279,15 +286,22 @@ impl Engine {
             })
             .flat_map(|(_, other)| {
                 (0..other.history.rings.len())
-                    .filter(|index| other.history.surplus(*index).is_stray())
-                    .map(|index| other.history.rings[index])
-            })
-            .collect();
+                    .map(|index| (other.history.surplus(index), other.history.rings[index]))
+            });
+        let (mut strays, mut doubtful) = (Vec::new(), Vec::new());
+        for (surplus, ring) in others {
+            if surplus.is_stray() {
+                strays.push(ring);
+            } else if surplus.may_be_stray() {
+                doubtful.push(ring);
+            }
+        }
         cause::judge(&cause::Case {
             history,
             ring,
             consumer: self.consumer(id),
             strays: &strays,
+            doubtful: &doubtful,
             blind: false,
         })
     }
@@ -301,6 +315,18 @@ impl Engine {
         self.healed = waiting;
         for healed in ready {
             self.masked(&healed);
+            self.release(healed.lane);
+        }
+    }
+
+    /// The history of a lane is not held for any suspicion any more.
+    fn release(&mut self, id: LaneId) {
+        let waiting = self.healed.iter().any(|healed| healed.lane == id);
+        if let Some(lane) = self.lanes.get_mut(&id)
+            && lane.suspicion.is_none()
+            && !waiting
+        {
+            lane.history.release();
         }
     }
 
@@ -357,7 +383,9 @@ impl Engine {
             return;
         };
         lane.suspicion = None;
-        let Some(open) = lane.open.take() else { return };
+        let open = lane.open.take();
+        self.release(id);
+        let Some(open) = open else { return };
         let mut finding = self.finding(id, open.id, open.code, open.cause, State::Ended, self.now);
         finding.ring = Some(open.ring);
         finding.stuck_ns = self.now.since(open.since);

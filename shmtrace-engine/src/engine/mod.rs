@@ -1,17 +1,18 @@
 //! The engine: routes inputs to lanes, asks for looks, and moves findings through their life.
 
+mod damage;
 mod findings;
 mod inputs;
 mod looks;
 mod whole;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     Config, HubId, LaneId, Mono, Output, PeerId, SocketInode, Summary,
     condition::Conditions,
     hubs::Hub,
-    input::{Input, MemoryObservation, PeerBinding},
+    input::{Indexes, Input, MemoryObservation, PeerBinding, Sample},
     lane::{Lane, Suspicion},
     pending::Pending,
     servers::Servers,
@@ -45,11 +46,30 @@ pub struct Engine {
     conditions: Conditions,
     /// When each peer's processes and sockets were last settled.
     bound_at: BTreeMap<(HubId, PeerId), Mono>,
+    /// When the plugin that is bound now was first known to have rung: its rings have begun by then.
+    begun_at: BTreeMap<(HubId, PeerId), Begun>,
+    /// Peers whose plugin ended: their rings begin anew for the next one, which may be before it is known.
+    vacant: BTreeSet<(HubId, PeerId)>,
+    /// Rings that fell to where new ones begin, with what they were: a plugin's end may not be known yet.
+    fallen: Vec<(Sample, Indexes)>,
     memory: BTreeMap<String, MemoryObservation>,
     memory_at: Mono,
+    /// Up to when records were lost.
+    lost_at: Mono,
+    /// Looks at memory limits that were asked for.
+    memory_looks: u64,
     output: VecDeque<Output>,
     next_id: u64,
     summary: Summary,
+}
+
+/// The first ring of a plugin.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    /// When it was.
+    at: Mono,
+    /// When it was known.
+    known: Mono,
 }
 
 /// Which part of which peer's doorbell a socket is.
@@ -87,8 +107,13 @@ impl Engine {
             hubs: BTreeMap::new(),
             conditions: Conditions::default(),
             bound_at: BTreeMap::new(),
+            begun_at: BTreeMap::new(),
+            vacant: BTreeSet::new(),
+            fallen: Vec::new(),
             memory: BTreeMap::new(),
             memory_at: Mono(0),
+            lost_at: Mono(0),
+            memory_looks: 0,
             output: VecDeque::new(),
             next_id: 1,
             summary: Summary::default(),
@@ -123,8 +148,10 @@ impl Engine {
             self.event(&event);
         }
         self.settle_doubts();
-        self.look_at_lanes();
+        self.settle_fallen();
+        // Before the lanes: what lies in a broken ring proves nothing else.
         self.look_at_hubs();
+        self.look_at_lanes();
         self.settle_healed();
     }
 

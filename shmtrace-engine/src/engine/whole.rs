@@ -34,6 +34,7 @@ impl Engine {
         }
         if !self.hubs.is_empty() && now.since(self.memory_at) >= MEMORY_LOOK {
             self.memory_at = now;
+            self.memory_looks += 1;
             self.output
                 .push_back(Output::Request(Request::ObserveMemory));
         }
@@ -47,27 +48,48 @@ impl Engine {
             .map(|(_, lane)| lane.unchanged_since)
             .max()
             .unwrap_or_default();
+        let verdict = self
+            .lanes_of(id)
+            .filter(|(_, lane)| lane.suspicion.is_some())
+            .map(|(_, lane)| lane.look_at)
+            .min();
         let Some(hub) = self.hubs.get_mut(&id) else {
             return;
         };
         hub.asked_at = None;
-        let mut shown = hub.shown(seen, self.config.grace, last_move);
+        let looked_at = std::mem::replace(&mut hub.looked_at, seen.at);
+        // Who is who is told late where records were lost.
+        let lossy = self.lost_at > Mono(0) && seen.at.since(self.lost_at) < SETTLED;
+        let grace = if lossy { SETTLED } else { self.config.grace };
+        let mut shown = hub.shown(seen, grace, last_move);
         // Nothing has moved and nothing is the matter: whatever changes that shows as a move or an exit.
         let idle = shown.is_empty()
+            && !hub.is_watched()
             && self.config.expect_progress.is_none()
             && seen.at.since(last_move) > hubs::LOOK_IDLE;
         hub.look_at = seen
             .at
             .plus(if idle { hubs::LOOK_IDLE } else { hubs::LOOK });
+        // Before a suspicion becomes a verdict, in the same turn: its ring may have been broken meanwhile.
+        if let Some(verdict) = verdict {
+            hub.look_at = hub.look_at.min(verdict.max(seen.at.plus(1)));
+        }
+        for (lane, state) in self.lanes.iter_mut().filter(|(lane, _)| lane.hub == id) {
+            let owes = lane.direction == Direction::ToPeer && hub.owes(lane.peer);
+            state.owed = owes && state.unchanged_since < seen.at;
+        }
         shown.extend(self.quiet(seen, last_move));
         // A ring that starts anew for a new plugin is no broken ring.
         shown.retain(|shown| {
-            let settled = shown
-                .key
-                .peer
-                .and_then(|peer| self.bound_at.get(&(id, peer)));
+            let dead = |peer| {
+                let mut entries = seen.peers.iter();
+                entries.any(|entry| entry.peer == peer && entry.alive == Some(false))
+            };
             shown.key.code != Code::RingCorrupt
-                || settled.is_none_or(|at| seen.at.since(*at) >= SETTLED)
+                || shown
+                    .key
+                    .peer
+                    .is_none_or(|peer| !dead(peer) && !self.may_begin(id, peer, looked_at, seen.at))
         });
         for gone in self.conditions.keys() {
             // A broken ring stays broken, and a starved thread is seen by its lane.
@@ -148,7 +170,8 @@ impl Engine {
         })
     }
 
-    /// A peer whose last traffic was a message to it.
+    /// A peer whose last traffic was a message to it, where no descriptors tell more. Of those whose answers can be told
+    /// from the descriptors nothing is open: an answer can be rung before the call that rang for its request returns.
     pub(super) fn owing(&self, hub: HubId) -> Option<PeerId> {
         // A ring call's record is exact; a sample may show request and answer as one move.
         let moved = |peer, direction| {
@@ -164,13 +187,19 @@ impl Engine {
             .peers
             .keys()
             .filter(|(of, _)| *of == hub)
-            .map(|(_, peer)| *peer);
+            .map(|(_, peer)| *peer)
+            .filter(|peer| !self.hubs.get(&hub).is_some_and(|hub| hub.tells(*peer)));
         peers.rfind(|peer| moved(*peer, Direction::ToPeer) > moved(*peer, Direction::ToHost))
     }
 
     /// A thread that could take the entries is runnable and is not run.
     pub(super) fn starving(&mut self, id: LaneId, seen: &LaneObservation) {
-        let Some(lane) = self.lanes.get(&id) else {
+        let bystanders = self
+            .lanes
+            .get(&id)
+            .map(|lane| self.servers.bystanders(&seen.consumer, lane.service))
+            .unwrap_or_default();
+        let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
         let key = Key {
@@ -195,7 +224,6 @@ impl Engine {
                 && before.cpu_ns == now.cpu_ns)
                 .then_some(())
         };
-        let bystanders = self.servers.bystanders(&seen.consumer, lane.service);
         let starved = seen.consumer.proc.is_some()
             && seen
                 .consumer
@@ -203,6 +231,8 @@ impl Engine {
                 .iter()
                 .any(|thread| !bystanders.contains(&thread.tid) && waits(thread).is_some());
         if !starved {
+            // It got a CPU for a moment, or was not ready: its wait begins anew.
+            lane.baseline = None;
             self.conclude(|held| *held == key, State::Recovered, "it runs again");
             return;
         }
@@ -235,8 +265,9 @@ impl Engine {
         if self.memory.len() > 1024 {
             self.memory.pop_first();
         }
-        // A cgroup that is entered later is a new one, as a rule: what happened in it happened to these processes.
-        let known = seen.at.since(self.attached) < 2 * MEMORY_LOOK;
+        // What the first look shows had happened before. A cgroup that is entered later is a new one, as a rule: what
+        // happened in it happened to these processes, however soon after the first look it was.
+        let known = self.memory_looks <= 1;
         let (kills, hits) = match &before {
             Some(before) => (before.oom_kills, before.limit_hits),
             None if known => return,

@@ -127,8 +127,8 @@ impl Watch {
         let rings = Some(PeerRings {
             hub: HUB,
             peer: PeerId(1),
-            to_peer: ring_of(after),
-            to_host: Indexes::default(),
+            to_peer: Some(ring_of(after)),
+            to_host: None,
         });
         let (proc, tid, kind) = match record {
             Record::None => return,
@@ -138,7 +138,7 @@ impl Watch {
                     0 => -11,
                     _ => -111,
                 };
-                let (end, syscall) = (SocketInode(10), 44);
+                let (end, syscall) = (SocketInode(10), None);
                 let kind = EventKind::Ring {
                     end,
                     syscall,
@@ -149,13 +149,13 @@ impl Watch {
             }
             Record::RingElsewhere { producer } => {
                 let peer = PeerId(2);
-                let to_peer = Indexes::default();
+                let to_peer = Some(Indexes::default());
                 let rings = rings.map(|rings| PeerRings {
                     peer,
                     to_peer,
                     ..rings
                 });
-                let (end, syscall, result) = (SocketInode(20), 44, 1);
+                let (end, syscall, result) = (SocketInode(20), None, 1);
                 let kind = EventKind::Ring {
                     end,
                     syscall,
@@ -172,6 +172,7 @@ impl Watch {
                 let kind = EventKind::Sleep {
                     syscall,
                     arg: 5,
+                    for_fds: true,
                     rings,
                 };
                 (PLUGIN, tid(2 + worker), kind)
@@ -200,7 +201,7 @@ impl Watch {
             while let Some(output) = self.engine.poll_output() {
                 match output {
                     Output::Finding(finding) => self.said.push(*finding),
-                    Output::Request(Request::ObserveLane(LANE)) => {
+                    Output::Request(Request::ObserveLane(LANE) | Request::ObserveClosely(LANE)) => {
                         let seen = self.observe(state);
                         self.engine.handle(Input::Lane(Box::new(seen)));
                         answered = true;
@@ -228,6 +229,7 @@ impl Watch {
                     cpu_ns: None,
                     ran_meanwhile: false,
                     waits_for: waits_for(state, thread),
+                    stack: None,
                 })
                 .collect()
         };
@@ -258,7 +260,7 @@ fn tid(thread: usize) -> Tid {
 }
 
 fn take(rings: Option<PeerRings>) -> EventKind {
-    let (end, syscall, result) = (SocketInode(11), 45, 1);
+    let (end, syscall, result) = (SocketInode(11), None, 1);
     EventKind::Take {
         end,
         syscall,

@@ -134,7 +134,7 @@ impl World {
                     self.looks += 1;
                     continue;
                 }
-                Output::Request(Request::ObserveLane(lane)) => {
+                Output::Request(Request::ObserveLane(lane) | Request::ObserveClosely(lane)) => {
                     self.looks += 1;
                     let seen = self.observe(lane);
                     self.now = seen.finished.0;
@@ -208,6 +208,7 @@ impl World {
                     cpu_ns: Some(thread.cpu_ns),
                     ran_meanwhile: false,
                     waits_for: thread.waits_for,
+                    stack: None,
                 })
                 .collect(),
         }

@@ -139,6 +139,15 @@ impl World {
     }
 
     pub fn with(peers: u16, config: Config) -> Self {
+        Self::begin(peers, config, None)
+    }
+
+    /// The same in a cgroup with a memory limit, in which things happened before the attach.
+    pub fn under(peers: u16, memory: MemoryObservation) -> Self {
+        Self::begin(peers, Config::default(), Some(memory))
+    }
+
+    fn begin(peers: u16, config: Config, memory: Option<MemoryObservation>) -> Self {
         let mut world = Self {
             now: 1000 * MS,
             engine: Engine::new(config),
@@ -158,7 +167,7 @@ impl World {
                 violations: Vec::new(),
                 all_asleep: None,
             },
-            memory: None,
+            memory,
             watermark: 20 * MS,
             records: VecDeque::new(),
             dropped: 0,
@@ -185,7 +194,15 @@ impl World {
 
     /// Tells the engine who a peer is.
     pub fn bind(&mut self, peer: u16) {
-        let known = !self.sight.unknown_peer;
+        self.bind_as(peer, !self.sight.unknown_peer);
+    }
+
+    /// Tells the engine that nobody is known to be this peer.
+    pub fn bind_nobody(&mut self, peer: u16) {
+        self.bind_as(peer, false);
+    }
+
+    fn bind_as(&mut self, peer: u16, known: bool) {
         self.tell(Input::Topology(Topology::Peer(PeerBinding {
             hub: HUB,
             peer: PeerId(peer),
@@ -236,13 +253,23 @@ impl World {
         self.rings.get_mut(&lane).expect("a lane of this world")
     }
 
+    /// The one ring that a signal or its taking shows.
+    fn lane_seen(&self, lane: LaneId) -> PeerRings {
+        let mut rings = self.seen_by(lane);
+        match lane.direction {
+            Direction::ToPeer => rings.to_host = None,
+            Direction::ToHost => rings.to_peer = None,
+        }
+        rings
+    }
+
     fn seen_by(&self, lane: LaneId) -> PeerRings {
         let of = |direction| self.rings[&LaneId { direction, ..lane }].indexes;
         PeerRings {
             hub: HUB,
             peer: lane.peer,
-            to_peer: of(Direction::ToPeer),
-            to_host: of(Direction::ToHost),
+            to_peer: Some(of(Direction::ToPeer)),
+            to_host: Some(of(Direction::ToHost)),
         }
     }
 
@@ -292,6 +319,7 @@ impl World {
             EventKind::Sleep {
                 syscall: Some(EPOLL_WAIT),
                 arg: 3,
+                for_fds: true,
                 rings,
             },
         );
@@ -332,12 +360,12 @@ impl World {
             Direction::ToPeer => SocketInode(1000 + u64::from(lane.peer.0)),
             Direction::ToHost => SocketInode(2000 + u64::from(lane.peer.0)),
         };
-        let rings = Some(self.seen_by(lane));
+        let rings = Some(self.lane_seen(lane));
         self.record(
             tid,
             EventKind::Ring {
                 end,
-                syscall: SENDTO,
+                syscall: Some(SENDTO),
                 result,
                 rings,
             },
@@ -356,12 +384,12 @@ impl World {
             Direction::ToPeer => SocketInode(2000 + u64::from(lane.peer.0)),
             Direction::ToHost => SocketInode(1000 + u64::from(lane.peer.0)),
         };
-        let rings = Some(self.seen_by(lane));
+        let rings = Some(self.lane_seen(lane));
         self.record(
             tid,
             EventKind::Take {
                 end,
-                syscall: RECVFROM,
+                syscall: Some(RECVFROM),
                 result: 1,
                 rings,
             },

@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod dump;
 pub mod explain;
+pub mod guide;
 pub mod inspect;
 pub mod kill;
 pub mod nudge;

@@ -5,7 +5,13 @@ use std::{fs::File, io::BufReader, path::PathBuf};
 use anyhow::Context as _;
 
 use super::watch::{self, Tracing};
-use crate::{cli::PidTree, exit::Exit, recording::Recording, report::WallClock, session};
+use crate::{
+    cli::PidTree,
+    exit::{self, Exit},
+    recording::Recording,
+    report::WallClock,
+    session,
+};
 
 /// Arguments of `record`.
 #[derive(Debug, clap::Args)]
@@ -14,7 +20,7 @@ pub struct Record {
     trees: PidTree,
 
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", env = "SHMTRACE_OUTPUT")]
     output: PathBuf,
 
     #[command(flatten)]
@@ -58,7 +64,7 @@ impl Replay {
         let mut report = self.tracing.report(options.clock);
         match session::replay(recording, &options, report.as_mut()) {
             Ok(verdict) => Ok(verdict.exit),
-            Err(error) if session::is_broken_pipe(&error) => Ok(Exit::Clean),
+            Err(error) if exit::is_broken_pipe(&error) => Ok(Exit::Clean),
             Err(error) => Err(error.context(name.to_string())),
         }
     }

@@ -8,10 +8,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::PidTree,
-    exit::Exit,
+    exit::{self, Exit},
     probes,
     report::{Json, Report, Text, WallClock},
-    session::{self, Ended, FailOn, Options, Session},
+    session::{Ended, FailOn, Options, Session},
 };
 
 /// Arguments of `watch`.
@@ -26,6 +26,7 @@ pub struct Watch {
 
 /// Options of every command that traces.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Tracing")]
 pub struct Tracing {
     /// How long a stuck state must stay unchanged before it is reported as missed
     #[arg(long, value_name = "DURATION", default_value = "50ms", env = "SHMTRACE_GRACE", value_parser = humantime::parse_duration)]
@@ -43,7 +44,7 @@ pub struct Tracing {
     #[arg(long, env = "SHMTRACE_EVENTS")]
     events: bool,
 
-    /// Show findings of these peers only (ids)
+    /// Show findings of these peers only (ids, comma separated)
     #[arg(
         long = "peer",
         value_name = "ID",
@@ -56,11 +57,11 @@ pub struct Tracing {
     #[arg(long, value_enum, value_name = "DIRECTION", env = "SHMTRACE_LANE")]
     lane: Option<Lane>,
 
-    /// Show findings of these classes only
+    /// Show findings of these classes only, as `shmtrace explain` lists them
     #[arg(long = "code", value_name = "CODE", value_delimiter = ',', value_parser = parse_code, env = "SHMTRACE_CODE")]
     codes: Vec<Code>,
 
-    /// Exit with status 3 if one of these is found: classes, "masked", or "any"
+    /// Exit with status 3 if one of these is found: classes as `shmtrace explain` lists them, "masked", or "any"
     #[arg(long, value_name = "CODE", value_delimiter = ',', value_parser = parse_failure, env = "SHMTRACE_FAIL_ON")]
     fail_on: Vec<Failure>,
 
@@ -96,10 +97,10 @@ enum Format {
 /// Direction of a lane, as on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Lane {
-    /// host->peer
+    /// What the host sends to a peer (also: to-peer)
     #[value(name = "host->peer", alias = "to-peer")]
     ToPeer,
-    /// peer->host
+    /// What a peer sends to the host (also: to-host)
     #[value(name = "peer->host", alias = "to-host")]
     ToHost,
 }
@@ -153,8 +154,10 @@ impl Watch {
 pub(crate) fn watch(tracing: &Tracing, options: &Options) -> anyhow::Result<Exit> {
     let mut report = tracing.report(options.clock);
     in_runtime(async {
+        // First: once the header is out, whoever reads it may tell us to stop.
+        let stop = told_to_stop()?;
         let mut session = Session::start(options, report.as_mut())?;
-        let ended = session.run(told_to_stop()?).await?;
+        let ended = session.run(stop).await?;
         conclude(session, ended)
     })
 }
@@ -168,7 +171,7 @@ pub(crate) fn in_runtime(
         .build()?;
     match runtime.block_on(future) {
         // Like every Unix filter: a reader that has seen enough is no error.
-        Err(error) if session::is_broken_pipe(&error) => Ok(Exit::Clean),
+        Err(error) if exit::is_broken_pipe(&error) => Ok(Exit::Clean),
         other => other,
     }
 }

@@ -113,7 +113,7 @@ impl Inference {
 
     /// Somebody sent on this socket; `seen` are the rings of the candidate in turn, to the peer and to the host, where
     /// the probes read them.
-    pub(crate) fn rung(&mut self, socket: SocketInode, at: Mono, seen: Option<[Indexes; 2]>) {
+    pub(crate) fn rung(&mut self, socket: SocketInode, at: Mono, seen: [Option<Indexes>; 2]) {
         for doorbell in &mut self.doorbells {
             let way = match socket {
                 end if end == doorbell.ends.host_end => 0,
@@ -121,8 +121,8 @@ impl Inference {
                 _ => continue,
             };
             doorbell.rings[way] += 1;
-            if let Some(seen) = seen {
-                doorbell.watch(way, at, seen[way]);
+            if let Some(seen) = seen[way] {
+                doorbell.watch(way, at, seen);
             }
         }
     }

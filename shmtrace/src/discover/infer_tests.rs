@@ -68,11 +68,8 @@ impl Traffic {
         self.now += 1000;
         let socket = SocketInode(u64::from(peer) * 2 + u64::from(!to_peer));
         let trial = self.inference.trials().find(|trial| trial.socket == socket);
-        let seen = trial.map(|trial| {
-            [
-                self.lane(trial.candidate, true),
-                self.lane(trial.candidate, false),
-            ]
+        let seen = trial.map_or([None; 2], |trial| {
+            [true, false].map(|to_peer| Some(self.lane(trial.candidate, to_peer)))
         });
         self.inference.rung(socket, Mono(self.now), seen);
         self.lanes.entry((PeerId(peer), to_peer)).or_default().tail += 1;
@@ -136,9 +133,11 @@ fn when_nothing_tells_them_apart_nothing_is_guessed() {
         traffic.look();
         for peer in 1..=3_u16 {
             traffic.lanes.entry((PeerId(peer), true)).or_default().head += 1;
-            traffic
-                .inference
-                .rung(SocketInode(u64::from(peer) * 2), Mono(traffic.now), None);
+            traffic.inference.rung(
+                SocketInode(u64::from(peer) * 2),
+                Mono(traffic.now),
+                [None; 2],
+            );
         }
     }
     assert!(!traffic.look());
@@ -148,7 +147,7 @@ fn when_nothing_tells_them_apart_nothing_is_guessed() {
 #[test]
 fn a_few_rings_too_many_exclude_nobody() {
     let mut traffic = Traffic::new();
-    let ring = |traffic: &mut Traffic| traffic.inference.rung(SocketInode(2), Mono(0), None);
+    let ring = |traffic: &mut Traffic| traffic.inference.rung(SocketInode(2), Mono(0), [None; 2]);
     traffic.look();
     for _ in 0..FORGIVEN {
         ring(&mut traffic);
@@ -182,7 +181,7 @@ fn records_of_the_candidate_before_do_not_count() {
     for _ in 0..5 {
         traffic
             .inference
-            .rung(SocketInode(2), since.plus(SETTLE - 1), Some(seen));
+            .rung(SocketInode(2), since.plus(SETTLE - 1), seen.map(Some));
     }
     assert!(
         traffic.inference.doorbells[0]
@@ -193,7 +192,7 @@ fn records_of_the_candidate_before_do_not_count() {
     for _ in 0..5 {
         traffic
             .inference
-            .rung(SocketInode(2), since.plus(SETTLE), Some(seen));
+            .rung(SocketInode(2), since.plus(SETTLE), seen.map(Some));
     }
     // The first of them has nothing to be compared with.
     assert_eq!(

@@ -147,7 +147,7 @@ impl Discovery {
     /// A thread of `pid` sent on a socket that is no known peer's doorbell: one of which the probes know nothing, or one
     /// whose peer is looked for ([`ProbeUpdate::Doorbell`] with peer [`NO_PEER`]); `seen` are the rings that came with the
     /// record, to the peer and to the host.
-    pub fn rung(&mut self, socket: SocketInode, pid: u32, at: Mono, seen: Option<[Indexes; 2]>) {
+    pub fn rung(&mut self, socket: SocketInode, pid: u32, at: Mono, seen: [Option<Indexes>; 2]) {
         for hub in &mut self.hubs {
             hub.inference.rung(socket, at, seen);
         }
@@ -199,6 +199,16 @@ impl Discovery {
             .iter()
             .find(|held| held.inode == socket)
             .map(|held| held.fd)
+    }
+
+    /// The sockets of each process that the refresh at `now` examined: pid, fd, inode.
+    pub(crate) fn sockets_seen(&self, now: Mono) -> impl Iterator<Item = (u32, u32, SocketInode)> {
+        let examined = self.members.iter();
+        let examined = examined.filter(move |(_, member)| member.examined == Some(now));
+        examined.flat_map(|(pid, member)| {
+            let held = member.sockets.held.iter();
+            held.map(|socket| (*pid, socket.fd, socket.inode))
+        })
     }
 
     /// What sockets are asked through.

@@ -78,9 +78,16 @@ impl LaneSeen {
             if read().is_some_and(|again| again.indexes == ring.indexes) {
                 calls.violations.push(violated(what));
             }
+            // What was there before is too old to be compared with the next look.
+            (self.head, self.tail) = (0, 0);
+            self.waiting.clear();
             return;
         }
         let (head, tail) = (ring.indexes.head, ring.indexes.tail);
+        if head < self.tail {
+            // It fell to where a new plugin's ring begins. Samples tell in time whether it is one.
+            *self = Self::default();
+        }
         for (name, old, new) in [("head", self.head, head), ("tail", self.tail, tail)] {
             if new < old {
                 calls

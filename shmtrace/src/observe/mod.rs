@@ -7,6 +7,7 @@ mod calls;
 mod hub;
 mod lane;
 pub(crate) mod memory;
+pub(crate) mod stack;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub fn mono_now() -> Mono {
 #[derive(Debug, Default)]
 pub struct Observer {
     calls: BTreeMap<HubId, CallsSeen>,
+    names: stack::Names,
 }
 
 impl Observer {
@@ -39,6 +41,18 @@ impl Observer {
     /// One lane; `None` if its hub or peer is not known. Takes about 30 us per thread of the two processes.
     pub fn lane(&mut self, world: &mut Discovery, lane: LaneId) -> Option<LaneObservation> {
         lane::observe(world, lane)
+    }
+
+    /// The same, and then where the consumer's threads sleep: naming the frames of a program takes some milliseconds the
+    /// first time.
+    pub fn lane_closely(&mut self, world: &mut Discovery, lane: LaneId) -> Option<LaneObservation> {
+        let mut seen = lane::observe(world, lane)?;
+        if let Some(process) = seen.consumer.proc.and_then(|id| world.process(id)) {
+            for thread in &mut seen.consumer.threads {
+                thread.stack = Some(self.names.stack(process, thread));
+            }
+        }
+        Some(seen)
     }
 
     /// A hub as a whole; `None` if it is not known.

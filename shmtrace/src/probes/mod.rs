@@ -1,6 +1,7 @@
 //! The probes as the daemon sees them: loading, attaching, filling their tables, draining their rings.
 
 mod offsets;
+mod tracefs;
 
 use std::{
     io,
@@ -10,13 +11,15 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, ProgramError},
+    programs::{BtfTracePoint, Program, ProgramError, TracePoint},
 };
 use rustix::event::epoll;
 use shmtrace_common::{
     ABI_GLOBAL, Counter, Counters, Doorbell, MAX_DOORBELLS, MAX_RINGS, Process, Record,
 };
 use thiserror::Error;
+
+use tracefs::Tracefs;
 
 /// The compiled probes; empty when the daemon was built without a BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shmtrace"));
@@ -275,7 +278,7 @@ const RING_NAMES: [&str; MAX_RINGS] = [
 ];
 
 /// Programs by name, with their tracepoints; where two stand for one, the first that loads is used.
-const PROGRAMS: [(&str, &[&str]); 5] = [
+const PROGRAMS: [(&str, &[&str]); 4] = [
     ("sched_process_fork", &["shmtrace_fork"]),
     ("sched_process_exec", &["shmtrace_exec"]),
     ("sched_process_exit", &["shmtrace_exit"]),
@@ -283,8 +286,22 @@ const PROGRAMS: [(&str, &[&str]); 5] = [
         "sched_switch",
         &["shmtrace_sched_switch", "shmtrace_sched_switch_old"],
     ),
-    ("sys_exit", &["shmtrace_sys_exit"]),
 ];
+
+/// Every system call of everybody, for kernels without [`AT_SOCKETS`].
+const AT_CALLS: (&str, &str) = ("sys_exit", "shmtrace_sys_exit");
+
+/// Where signals pass through sockets, with the programs there; from 6.3.
+const AT_SOCKETS: [(&str, &str); 2] = [
+    ("sock_send_length", "shmtrace_sent"),
+    ("sock_recv_length", "shmtrace_received"),
+];
+
+/// What sockets do not see, and the program at these classic tracepoints.
+const BESIDE_SOCKETS: (&str, [&str; 3]) = (
+    "shmtrace_call",
+    ["sys_exit_mmap", "sys_exit_sendto", "sys_exit_sendmsg"],
+);
 
 /// Attaches fork, exec and exit first, so that no child of a process entered later can be missed.
 fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
@@ -309,6 +326,47 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
             ));
         }
     }
+    match attach_at_sockets(ebpf, btf) {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
+            let (tracepoint, name) = AT_CALLS;
+            attach_one(ebpf, btf, tracepoint, name)
+                .map_err(|e| denied_or_failed(&format!("attach to tracepoint {tracepoint}"), e))
+        }
+    }
+}
+
+/// Attaches the programs that watch sockets, all or none.
+fn attach_at_sockets(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
+    let attached = AT_SOCKETS
+        .into_iter()
+        .try_for_each(|(tracepoint, name)| attach_one(ebpf, btf, tracepoint, name))
+        .and_then(|()| attach_beside_sockets(ebpf));
+    if attached.is_err() {
+        let names = AT_SOCKETS.map(|(_, name)| name);
+        for name in names.into_iter().chain([BESIDE_SOCKETS.0]) {
+            let unloaded = match ebpf.program_mut(name) {
+                Some(Program::BtfTracePoint(program)) => program.unload(),
+                Some(Program::TracePoint(program)) => program.unload(),
+                _ => Ok(()),
+            };
+            if let Err(e) = unloaded {
+                tracing::trace!(program = name, "was not loaded: {e}");
+            }
+        }
+    }
+    attached
+}
+
+fn attach_beside_sockets(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+    let (name, tracepoints) = BESIDE_SOCKETS;
+    let program: &mut TracePoint = program(ebpf, name)?.try_into()?;
+    program.load()?;
+    let _mounted = Tracefs::mount_if_missing()?;
+    for tracepoint in tracepoints {
+        program.attach("syscalls", tracepoint)?;
+    }
     Ok(())
 }
 
@@ -318,15 +376,17 @@ fn attach_one(
     tracepoint: &str,
     name: &str,
 ) -> Result<(), ProgramError> {
-    let program: &mut BtfTracePoint = ebpf
-        .program_mut(name)
-        .ok_or_else(|| ProgramError::InvalidName {
-            name: name.to_owned(),
-        })?
-        .try_into()?;
+    let program: &mut BtfTracePoint = program(ebpf, name)?.try_into()?;
     program.load(tracepoint, btf)?;
     program.attach()?;
     Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ProgramError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| ProgramError::InvalidName {
+            name: name.to_owned(),
+        })
 }
 
 /// Takes a map out of the object as the type it is used as.

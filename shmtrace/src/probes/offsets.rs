@@ -22,6 +22,8 @@ pub(super) fn read() -> Result<KernelOffsets, String> {
         fdt_fd: field("fdtable", &["fd"])?,
         file_inode: field("file", &["f_inode"])?,
         inode_ino: field("inode", &["i_ino"])?,
+        sock_socket: field("sock", &["sk_socket"])?,
+        socket_file: field("socket", &["file"])?,
     })
 }
 

@@ -112,6 +112,7 @@ impl Process {
             cpu_ns,
             ran_meanwhile: false,
             waits_for: WaitsFor::Nothing,
+            stack: None,
         };
         if thread.state == 'R' {
             return Some(thread);

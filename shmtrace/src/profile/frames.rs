@@ -128,15 +128,20 @@ fn look_up(symbolizer: &Symbolizer, pid: u32, spot: &Spot) -> Vec<String> {
         ))];
     }
     let path = spot.path.trim_end_matches(" (deleted)");
-    let source = Source::Elf(Elf::new(Modules::openable(pid, path)));
-    match symbolizer.symbolize_single(&source, Input::FileOffset(spot.offset)) {
-        Ok(Symbolized::Sym(symbol)) => {
+    let mut elf = Elf::new(Modules::openable(pid, path));
+    // Debug information names inlined functions, too; a stripped library still names what it exports.
+    for with_debug_information in [true, false] {
+        elf.debug_syms = with_debug_information;
+        let source = Source::Elf(elf.clone());
+        if let Ok(Symbolized::Sym(symbol)) =
+            symbolizer.symbolize_single(&source, Input::FileOffset(spot.offset))
+        {
             let mut names = vec![escaped(&symbol.name)];
             names.extend(symbol.inlined.iter().map(|inlined| escaped(&inlined.name)));
-            names
+            return names;
         }
-        Ok(Symbolized::Unknown(_)) | Err(_) => unnamed(),
     }
+    unnamed()
 }
 
 /// A line of `/proc/kallsyms`: `address type name [module]`; addresses are 0 without the right to see them.

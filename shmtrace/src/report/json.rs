@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json, ser::Formatter};
 use shmtrace_engine::{
     Finding, HubId, LaneId, PeerId, ProcId,
     input::{Event, EventKind, Indexes, PeerRings, ThreadObservation, WaitsFor},
@@ -24,10 +25,34 @@ impl<W: Write> Json<W> {
     }
 
     fn line(&mut self, value: &Value) -> io::Result<()> {
-        serde_json::to_writer(&mut self.out, value)?;
+        write_json(&mut self.out, value)?;
         self.out.write_all(b"\n")?;
         // A script acts on a finding when it comes, not when a buffer is full.
         self.out.flush()
+    }
+}
+
+/// Writes a value on one line. Names in it are as they are to a JSON reader, and harmless to a terminal.
+pub fn write_json(out: impl Write, value: &impl Serialize) -> serde_json::Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, Harmless))
+}
+
+/// JSON must escape controls up to U+001F only, and a terminal obeys those from U+007F to U+009F as well.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, bad)) = rest.char_indices().find(|(_, c)| c.is_control()) {
+            writer.write_all(&rest.as_bytes()[..at])?;
+            write!(writer, "\\u{:04x}", u32::from(bad))?;
+            rest = &rest[at + bad.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
     }
 }
 
@@ -154,7 +179,7 @@ impl<W: Write> Json<W> {
 }
 
 fn detail(kind: &EventKind, names: &Directory) -> Value {
-    let call = |name: &str, syscall: u16, result: i32| json!({"event": name, "syscall": syscall_name(syscall), "result": result});
+    let call = |name: &str, syscall: Option<u16>, result: i32| json!({"event": name, "syscall": syscall.map(syscall_name), "result": result});
     match kind {
         EventKind::Ring {
             end,
@@ -182,12 +207,13 @@ fn detail(kind: &EventKind, names: &Directory) -> Value {
             syscall,
             arg,
             rings,
+            ..
         } => {
             let detail =
                 json!({"event": "sleep", "syscall": syscall.map(syscall_name), "arg": arg});
             merged(detail, json!({}), rings.as_ref(), names)
         }
-        EventKind::Wake { syscall, result } => call("wake", *syscall, *result),
+        EventKind::Wake { syscall, result } => call("wake", Some(*syscall), *result),
         EventKind::FutexWake { hub, offset, woken } => {
             json!({"event": "futex-wake", "hub": names.hub(*hub), "offset": offset, "woken": woken})
         }
@@ -203,8 +229,15 @@ fn merged(mut object: Value, more: Value, rings: Option<&PeerRings>, names: &Dir
         if let Some(rings) = rings {
             object.insert("hub".to_owned(), json!(names.hub(rings.hub)));
             object.insert("peer".to_owned(), json!(rings.peer.0));
-            object.insert("host_to_peer".to_owned(), indexes(rings.to_peer));
-            object.insert("peer_to_host".to_owned(), indexes(rings.to_host));
+            let lanes = [
+                ("host_to_peer", rings.to_peer),
+                ("peer_to_host", rings.to_host),
+            ];
+            for (lane, ring) in lanes {
+                if let Some(ring) = ring {
+                    object.insert(lane.to_owned(), indexes(ring));
+                }
+            }
         }
     }
     object
@@ -240,6 +273,8 @@ fn thread_object(proc: ProcId, thread: &ThreadObservation, names: &Directory) ->
         })),
         "wchan": thread.wchan,
         "waits_for": waits_for(thread.waits_for),
+        "kernel_stack": thread.stack.as_ref().map(|stack| &stack.kernel),
+        "user_stack": thread.stack.as_ref().map(|stack| &stack.user),
     })
 }
 
@@ -262,4 +297,21 @@ pub(super) fn lane_words(lane: LaneId, name: Option<&str>) -> String {
         |name| format!("peer {} {name}", lane.peer.0),
     );
     format!("{} of {peer}", lane.direction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_are_escaped_and_read_back_as_they_were() {
+        let name = "y\u{1b}[2J\u{7f}\u{9b}31m größe \u{9b}";
+        let mut line = Vec::new();
+        write_json(&mut line, &json!({ "name": name })).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(line.contains("\\u007f\\u009b31m größe \\u009b"), "{line}");
+        let read: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["name"], name);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod clock;
 mod json;
+mod status;
 mod syscalls;
 mod text;
 
@@ -12,7 +13,8 @@ use shmtrace_engine::{Finding, input::Event};
 use crate::session::{Directory, Totals};
 
 pub use clock::WallClock;
-pub use json::Json;
+pub use json::{Json, write_json};
+pub use status::StatusLine;
 pub use syscalls::{errno_name, syscall_name};
 pub use text::{Text, printable};
 

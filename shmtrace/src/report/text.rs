@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
 };
 
 use owo_colors::OwoColorize as _;
@@ -11,7 +11,7 @@ use shmtrace_engine::{
     input::{Event, EventKind, Indexes, PeerRings, ThreadObservation, WaitsFor},
 };
 
-use super::{Header, Report, WallClock, errno_name, json::lane_words, syscall_name};
+use super::{Header, Report, StatusLine, WallClock, errno_name, json::lane_words, syscall_name};
 use crate::session::{Directory, Totals};
 
 /// Events of a finding's timeline that are shown.
@@ -22,27 +22,17 @@ pub struct Text<W> {
     out: W,
     clock: WallClock,
     quiet: bool,
-    status: Status,
-}
-
-/// The status line: on stderr, so that it never gets into the data.
-struct Status {
-    terminal: bool,
-    shown: bool,
+    status: StatusLine,
 }
 
 impl<W: Write> Text<W> {
     /// Writes to `out`; `quiet` leaves only findings.
     pub fn new(out: W, clock: WallClock, quiet: bool) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         Self {
             out,
             clock,
             quiet,
-            status: Status {
-                terminal: !quiet && !dumb && io::stderr().is_terminal(),
-                shown: false,
-            },
+            status: StatusLine::new(!quiet),
         }
     }
 
@@ -123,7 +113,7 @@ impl<W: Write> Report for Text<W> {
     }
 
     fn alive(&mut self, totals: &Totals, names: &Directory) -> io::Result<()> {
-        if !self.status.terminal {
+        if !self.status.is_wanted() {
             return Ok(());
         }
         let oldest = totals
@@ -135,24 +125,6 @@ impl<W: Write> Report for Text<W> {
             totals.events_per_second,
             totals.lost,
         ))
-    }
-}
-
-impl Status {
-    fn show(&mut self, line: &str) -> io::Result<()> {
-        self.shown = true;
-        let mut err = io::stderr().lock();
-        write!(err, "\r\x1b[2K{line}")?;
-        err.flush()
-    }
-
-    fn clear(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.shown) {
-            let mut err = io::stderr().lock();
-            write!(err, "\r\x1b[2K")?;
-            err.flush()?;
-        }
-        Ok(())
     }
 }
 
@@ -230,6 +202,15 @@ impl<W> Text<W> {
         }
         for (proc, thread) in &finding.threads {
             line("thread", &thread_words(*proc, thread, names));
+            for (what, frames) in thread
+                .stack
+                .iter()
+                .flat_map(|stack| [("kernel", &stack.kernel), ("user", &stack.user)])
+            {
+                for frame in frames {
+                    line("", &format!("  {what} {}", printable(frame)));
+                }
+            }
         }
         let skipped = finding.timeline.len().saturating_sub(TIMELINE);
         let shown = &finding.timeline[skipped..];
@@ -318,7 +299,7 @@ fn event_words(event: &Event, names: &Directory) -> String {
         } => {
             format!(
                 "rang: {} = {}{}",
-                syscall_name(*syscall),
+                call_words(*syscall, "send"),
                 result_words(*result),
                 rings_words(rings.as_ref())
             )
@@ -331,7 +312,7 @@ fn event_words(event: &Event, names: &Directory) -> String {
         } => {
             format!(
                 "took a token: {} = {}{}",
-                syscall_name(*syscall),
+                call_words(*syscall, "receive"),
                 result_words(*result),
                 rings_words(rings.as_ref())
             )
@@ -358,17 +339,23 @@ fn event_words(event: &Event, names: &Directory) -> String {
 
 fn rings_words(rings: Option<&PeerRings>) -> String {
     rings.map_or_else(String::new, |rings| {
+        let lane = |name, ring: Option<Indexes>| {
+            ring.map_or_else(String::new, |ring| {
+                format!(" {name} {}/{}", ring.head, ring.tail)
+            })
+        };
         format!(
-            "  [peer {} host->peer {} peer->host {}]",
+            "  [peer {}{}{}]",
             rings.peer.0,
-            indexes_words(rings.to_peer),
-            indexes_words(rings.to_host)
+            lane("host->peer", rings.to_peer),
+            lane("peer->host", rings.to_host)
         )
     })
 }
 
-fn indexes_words(ring: Indexes) -> String {
-    format!("{}/{}", ring.head, ring.tail)
+/// The call by its name, or what it did where only its socket was watched.
+fn call_words(syscall: Option<u16>, did: &str) -> String {
+    syscall.map_or_else(|| did.to_owned(), syscall_name)
 }
 
 fn result_words(result: i32) -> String {

@@ -1,6 +1,12 @@
 //! From records of the probes to events of the engine.
 
-use shmtrace_common::{FLAG_PROCESS, FLAG_RINGS, Kind, NO_PEER, Record};
+#[cfg(target_arch = "aarch64")]
+use shmtrace_common::syscalls::aarch64 as nr;
+#[cfg(not(target_arch = "aarch64"))]
+use shmtrace_common::syscalls::x86_64 as nr;
+use shmtrace_common::{
+    FLAG_PROCESS, FLAG_TO_HOST, FLAG_TO_PEER, Kind, NO_PEER, NO_SYSCALL, Record,
+};
 use shmtrace_engine::{
     HubId, Mono, PeerId, ProcId, SocketInode, Tid,
     input::{Event, EventKind, Indexes, PeerRings},
@@ -11,7 +17,7 @@ use super::tree::Tree;
 /// The event that a record stands for; `None` for records that concern the daemon only.
 pub(crate) fn event(record: &Record, tree: &mut Tree) -> Option<Event> {
     let rings = rings(record);
-    let syscall = record.syscall;
+    let syscall = (record.syscall != NO_SYSCALL).then_some(record.syscall);
     let result = record.result;
     let kind = match Kind::from_u8(record.kind)? {
         Kind::Ring => EventKind::Ring {
@@ -27,11 +33,15 @@ pub(crate) fn event(record: &Record, tree: &mut Tree) -> Option<Event> {
             rings,
         },
         Kind::Sleep => EventKind::Sleep {
-            syscall: (syscall != u16::MAX).then_some(syscall),
+            syscall,
             arg: record.arg,
+            for_fds: nr::waits_for_fds(record.syscall),
             rings,
         },
-        Kind::Wake => EventKind::Wake { syscall, result },
+        Kind::Wake => EventKind::Wake {
+            syscall: record.syscall,
+            result,
+        },
         Kind::FutexWake => EventKind::FutexWake {
             hub: HubId(record.hub),
             offset: record.arg,
@@ -76,6 +86,7 @@ fn end(record: &Record, tree: &mut Tree) -> Option<SocketInode> {
             .map(SocketInode);
     }
     if let Some(member) = member
+        && record.fd >= 0
         && was != Some(record.arg)
     {
         member.saw_fd(record.fd, record.arg);
@@ -84,7 +95,10 @@ fn end(record: &Record, tree: &mut Tree) -> Option<SocketInode> {
 }
 
 fn rings(record: &Record) -> Option<PeerRings> {
-    let [to_peer, to_host] = indexes(record).filter(|_| record.peer != NO_PEER)?;
+    let [to_peer, to_host] = indexes(record);
+    if record.peer == NO_PEER || to_peer.is_none() && to_host.is_none() {
+        return None;
+    }
     Some(PeerRings {
         hub: HubId(record.hub),
         peer: PeerId(record.peer),
@@ -94,18 +108,13 @@ fn rings(record: &Record) -> Option<PeerRings> {
 }
 
 /// The rings that came with a record, to the peer and to the host.
-pub(crate) fn indexes(record: &Record) -> Option<[Indexes; 2]> {
+pub(crate) fn indexes(record: &Record) -> [Option<Indexes>; 2] {
     let [to_peer_head, to_peer_tail, to_host_head, to_host_tail] = record.rings;
-    (record.flags & FLAG_RINGS != 0).then_some([
-        Indexes {
-            head: to_peer_head,
-            tail: to_peer_tail,
-        },
-        Indexes {
-            head: to_host_head,
-            tail: to_host_tail,
-        },
-    ])
+    let read = |flag, head, tail| (record.flags & flag != 0).then_some(Indexes { head, tail });
+    [
+        read(FLAG_TO_PEER, to_peer_head, to_peer_tail),
+        read(FLAG_TO_HOST, to_host_head, to_host_tail),
+    ]
 }
 
 #[cfg(test)]
@@ -134,7 +143,7 @@ mod tests {
     #[test]
     fn a_ring_record_becomes_a_ring_event_with_its_lanes_the_right_way_round() {
         let mut sent = record(Kind::Ring);
-        sent.flags = FLAG_RINGS;
+        sent.flags = FLAG_TO_PEER | FLAG_TO_HOST;
         let event = event(&sent, &mut Tree::default()).unwrap();
         let EventKind::Ring {
             end,
@@ -145,20 +154,20 @@ mod tests {
             panic!("{event:?}")
         };
         assert_eq!(end, SocketInode(99));
-        assert_eq!(rings.to_peer, Indexes { head: 4, tail: 3 });
-        assert_eq!(rings.to_host, Indexes { head: 2, tail: 1 });
+        assert_eq!(rings.to_peer, Some(Indexes { head: 4, tail: 3 }));
+        assert_eq!(rings.to_host, Some(Indexes { head: 2, tail: 1 }));
     }
 
     #[test]
     fn the_rings_of_a_candidate_are_no_evidence_for_the_engine() {
         let mut sent = record(Kind::Ring);
-        (sent.flags, sent.peer) = (FLAG_RINGS, NO_PEER);
+        (sent.flags, sent.peer) = (FLAG_TO_PEER | FLAG_TO_HOST, NO_PEER);
         let event = event(&sent, &mut Tree::default()).unwrap();
         assert!(
             matches!(event.kind, EventKind::Ring { rings: None, .. }),
             "{event:?}"
         );
-        assert_eq!(indexes(&sent).unwrap()[0], Indexes { head: 4, tail: 3 });
+        assert_eq!(indexes(&sent)[0], Some(Indexes { head: 4, tail: 3 }));
     }
 
     #[test]

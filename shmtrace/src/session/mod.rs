@@ -34,6 +34,7 @@ use tokio::{
 
 use crate::{
     discover::{Discovery, Hint},
+    limits,
     observe::{Observer, mono_now},
     probes::Probes,
     recording::{self, Step},
@@ -84,6 +85,8 @@ pub struct Session<'a> {
     refreshed: Mono,
     /// Something happened that the next refresh should see soon.
     hinted: bool,
+    /// Forks, exits and the like may have been among the records lost since the last refresh.
+    lost_since_refresh: bool,
     shown_alive: Mono,
     last_drain: Mono,
 }
@@ -113,6 +116,7 @@ impl<'a> Session<'a> {
             records: Vec::new(),
             refreshed: Mono(0),
             hinted: true,
+            lost_since_refresh: false,
             shown_alive: now,
             last_drain: now,
         };
@@ -121,7 +125,7 @@ impl<'a> Session<'a> {
             roots: options.roots.clone(),
             kernel,
             grace_ns: options.grace_ns,
-            limits: Vec::new(),
+            limits: limits::in_words(),
         })?;
         session.step()?;
         Ok(session)
@@ -228,11 +232,8 @@ impl<'a> Session<'a> {
                 to: now,
                 records: lost,
             }))?;
-            self.discovery.hint(Hint::Lost);
-            for proc in self.tree.resync(&mut self.probes) {
-                self.ended(proc, now)?;
-            }
-            self.hinted = true;
+            // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
+            self.lost_since_refresh = true;
         }
         self.last_drain = now;
         // Rings are drained one after the other: a process must not be seen to end before what it did on another CPU.
@@ -299,8 +300,19 @@ impl<'a> Session<'a> {
     fn refresh(&mut self, now: Mono) -> anyhow::Result<()> {
         self.refreshed = now;
         self.hinted = false;
+        if std::mem::take(&mut self.lost_since_refresh) {
+            self.discovery.hint(Hint::Lost);
+            for proc in self.tree.resync(&mut self.probes) {
+                self.ended(proc, now)?;
+            }
+        }
         let live: Vec<u32> = self.tree.pids().collect();
         let changes = self.discovery.refresh(now, &live);
+        for (pid, fd, socket) in self.discovery.sockets_seen(now) {
+            if let (Some(member), Ok(fd)) = (self.tree.member(pid), i32::try_from(fd)) {
+                member.saw_fd(fd, socket.0);
+            }
+        }
         for note in changes.notes {
             self.report.note(&note)?;
             self.tally.note(note);
@@ -346,6 +358,11 @@ impl<'a> Session<'a> {
                     self.judge.tell(Input::Lane(Box::new(seen)))?;
                 }
             }
+            Request::ObserveClosely(lane) => {
+                if let Some(seen) = self.observer.lane_closely(&mut self.discovery, lane) {
+                    self.judge.tell(Input::Lane(Box::new(seen)))?;
+                }
+            }
             Request::ObserveHub(hub) => {
                 if let Some(seen) = self.observer.hub(&mut self.discovery, hub) {
                     self.judge.tell(Input::Hub(Box::new(seen)))?;
@@ -367,12 +384,4 @@ async fn wait_until(deadline: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// Whether an error is a reader that went away (`shmtrace ... | head`).
-pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|e| e.downcast_ref::<io::Error>())
-        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

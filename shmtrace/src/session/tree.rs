@@ -14,6 +14,8 @@ use crate::{exit::Refusal, observe::mono_now, probes::Probes, process};
 
 /// Scans after which a tree that never stops forking is taken as it is; the probes know the rest.
 const MOST_SCANS: usize = 16;
+/// Fds of a process whose sockets are remembered.
+const MOST_FDS: usize = 4096;
 
 /// The processes of the trees.
 #[derive(Debug, Default)]
@@ -25,8 +27,8 @@ pub(crate) struct Tree {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) id: ProcId,
-    /// Sockets behind fds, as the records showed them: says what an fd was that is closed now.
-    pub(crate) fds: Vec<(i32, u64)>,
+    /// Sockets behind fds, as records and looks showed them: says what an fd was that is closed now.
+    pub(crate) fds: BTreeMap<i32, u64>,
 }
 
 impl Tree {
@@ -81,7 +83,7 @@ impl Tree {
             pid,
             Member {
                 id,
-                fds: Vec::new(),
+                fds: BTreeMap::new(),
             },
         );
         Ok(true)
@@ -143,7 +145,7 @@ impl Tree {
                 match id_of(pid) {
                     Some(id) => drop(entry.insert(Member {
                         id,
-                        fds: Vec::new(),
+                        fds: BTreeMap::new(),
                     })),
                     None => probes.forget(pid),
                 }
@@ -156,18 +158,14 @@ impl Tree {
 impl Member {
     /// Notes which socket an fd was.
     pub(crate) fn saw_fd(&mut self, fd: i32, inode: u64) {
-        match self.fds.iter_mut().find(|(known, _)| *known == fd) {
-            Some((_, known)) => *known = inode,
-            None => self.fds.push((fd, inode)),
+        if self.fds.len() < MOST_FDS || self.fds.contains_key(&fd) {
+            self.fds.insert(fd, inode);
         }
     }
 
     /// The socket that an fd was when it last worked.
     pub(crate) fn socket_of(&self, fd: i32) -> Option<u64> {
-        self.fds
-            .iter()
-            .find(|(known, _)| *known == fd)
-            .map(|(_, inode)| *inode)
+        self.fds.get(&fd).copied()
     }
 }
 

@@ -1,8 +1,15 @@
 //! The commands beside `watch`, as somebody at a terminal or a script uses them.
 
+mod filters;
+mod hosts;
 mod kill;
+mod names;
 mod nudge;
 mod pages;
 mod profile;
+mod refusals;
 mod run;
+mod snapshots;
+mod steady;
 mod support;
+mod terminal;

@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 
 use serde_json::Value;
 
-use crate::support::{Ran, Target, run, shmtrace, sibling};
+use crate::support::{Ran, Target, program_for_all, run, shmtrace, sibling};
 
 #[test]
 fn explain_lists_and_shows_pages() {
@@ -153,12 +153,7 @@ fn doctor_says_yes_as_root() {
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn doctor_says_no_with_remedies_to_others() {
-    // Where the program was built, nobody else may be let in.
-    let folder = tempfile::tempdir_in("/tmp").unwrap();
-    let program = folder.path().join("shmtrace");
-    std::fs::copy(env!("CARGO_BIN_EXE_shmtrace"), &program).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), open).unwrap();
+    let (_folder, program) = program_for_all();
     let output = Command::new(&program)
         .args(["doctor", "--json"])
         .current_dir("/")

@@ -18,7 +18,11 @@ pub(crate) fn shmtrace(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.args(args).stdin(Stdio::null());
+    // Help is as wide as the terminal, if there is one.
+    command
+        .env("COLUMNS", "100")
+        .args(args)
+        .stdin(Stdio::null());
     command
 }
 
@@ -138,4 +142,117 @@ pub(crate) fn eventually(mut condition: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     false
+}
+
+/// A host with two plugins, and what it said of them.
+pub(crate) struct Host {
+    target: Target,
+    /// Pid of each peer's plugin.
+    pub(crate) plugins: std::collections::BTreeMap<u64, u32>,
+}
+
+/// What the hosts of the tests are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `ddc-sim`, on this workspace's transport.
+    Sim,
+    /// rapace 0.4.
+    Rapace,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::Sim, Self::Rapace];
+
+    /// For the names of snapshots.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sim => "sim",
+            Self::Rapace => "rapace",
+        }
+    }
+
+    /// What its host's process is called.
+    pub(crate) fn program_name(self) -> &'static str {
+        match self {
+            Self::Sim => "ddc-sim",
+            Self::Rapace => "rapace-peer-04",
+        }
+    }
+
+    pub(crate) fn program(self) -> PathBuf {
+        sibling(self.program_name())
+    }
+}
+
+/// A copy of the program that everybody may start: where it was built, nobody else may be let in.
+pub(crate) fn program_for_all() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let program = folder.path().join("shmtrace");
+    std::fs::copy(env!("CARGO_BIN_EXE_shmtrace"), &program).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    (folder, program)
+}
+
+impl Host {
+    /// A hung one: the entry for peer 1 lies in its ring, and the wakeup for it is gone. Everybody sleeps.
+    pub(crate) fn hung(kind: Kind) -> Self {
+        let fault: &[&str] = match kind {
+            Kind::Sim => &["--fault", "consumed-then-slept:peer=1,after=50"],
+            Kind::Rapace => &["--steal-after", "50:1"],
+        };
+        Self::start(&mut Command::new(kind.program()), fault, "\"fault\"")
+    }
+
+    /// A healthy one, at work.
+    pub(crate) fn healthy(kind: Kind) -> Self {
+        Self::start(&mut Command::new(kind.program()), &[], "\"ready\"")
+    }
+
+    /// Starts it, and waits until it says `last`.
+    pub(crate) fn start(command: &mut Command, more: &[&str], last: &str) -> Self {
+        command.args([
+            "host",
+            "--plugins",
+            "2",
+            "--workers",
+            "1",
+            "--round-trips",
+            "0",
+        ]);
+        command.args(["--payload", "8"]).args(more);
+        if !more.contains(&"--gap") {
+            command.args(["--gap", "300us"]);
+        }
+        let mut target = Target::start(command);
+        let mut plugins = std::collections::BTreeMap::new();
+        loop {
+            let line = target.line();
+            assert!(!line.is_empty(), "the host ended before it said {last}");
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            if event["event"] == "plugin" {
+                let pid = event["pid"].as_u64().unwrap().try_into().unwrap();
+                plugins.insert(event["peer"].as_u64().unwrap(), pid);
+            }
+            if line.contains(last) {
+                return Self { target, plugins };
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.target.pid()
+    }
+
+    /// The pid as an argument.
+    pub(crate) fn arg(&self) -> String {
+        self.target.arg()
+    }
+
+    /// Sends a signal to the process of this pid, which is one of this host's.
+    pub(crate) fn signal(&self, pid: u32, signal: Signal) {
+        assert!(pid == self.pid() || self.plugins.values().any(|plugin| *plugin == pid));
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
 }

@@ -9,6 +9,14 @@ use std::{
 
 use serde_json::Value;
 
+/// One at a time: each saturates the machine, and all of them together would only show that records can be lost.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// A running `shmtrace ... --format json`; killed when dropped.
 pub struct Watch {
     child: Child,
@@ -85,6 +93,12 @@ impl Watch {
         let pid = rustix::process::Pid::from_child(&self.child);
         let _gone = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         self.end()
+    }
+
+    /// Kills it where it stands.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for its end.

@@ -13,10 +13,7 @@ use std::{fs, path::PathBuf, thread, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::{
-    process, setup, test,
-    workspace::{self, REQUIRE_PROBES},
-};
+use crate::{process, setup, test, workspace};
 use figures::Samples;
 use load::{Load, Placement};
 use report::{Idle, Report, Row};
@@ -72,19 +69,7 @@ impl Bench {
         } else {
             &tracer::ALL
         };
-        process::run(
-            workspace::cargo("build")
-                .args([
-                    "--release",
-                    "--package",
-                    "shmtrace",
-                    "--package",
-                    "bench-load",
-                    "--package",
-                    "rapace-peers",
-                ])
-                .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1),
-        )?;
+        workspace::build_release(&["shmtrace", "bench-load", "rapace-peers"])?;
 
         let mut report = Report::default();
         for &tracer in tracers {

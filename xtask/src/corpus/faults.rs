@@ -1,242 +1,386 @@
-//! Planted faults: each kind on each of its lanes in each of its variants, at random moments, and what must be found.
+//! Planted faults: trials, several at a time, and what they come to.
 
 use std::{
-    path::Path,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    time::{ClockId, clock_gettime},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::sim::{Said, Scene, Speaker};
-use crate::process;
+use super::{
+    Corpus,
+    cases::{self, Case, Expected},
+    folder,
+    machine::{Source, Watch},
+    sim::{Dice, Said, Scene, Speaker, Talker},
+};
+use crate::workspace;
 
 /// How long a fault may stay unseen.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a moment may take to come.
 const PLANTING: Duration = Duration::from_secs(40);
-/// Quiet that is taken for a hang where a finding depends on it.
-const PROGRESS: &str = "2s";
+/// How long further findings are listened to, once the right one is there.
+const LINGER: Duration = Duration::from_millis(150);
 
-/// A fault to plant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Case {
-    pub(crate) kind: String,
-    variant: Option<String>,
-    lane: String,
+/// What a campaign came to.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Faults {
+    pub(crate) groups: BTreeMap<String, Group>,
 }
 
-/// What planting it once came to.
-#[derive(Debug, Clone)]
+/// The trials of a fault, with the run that they are of.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Group {
+    pub(crate) source: Source,
+    pub(crate) trials: Vec<Trial>,
+}
+
+/// What planting a fault once came to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Trial {
-    /// Code and cause of the first finding that is not a mere suspicion, if there was any.
-    pub(crate) found: Option<(String, Option<String>)>,
+    pub(crate) name: String,
+    pub(crate) seed: u64,
+    /// It could not be planted, or somebody ended early: nothing was tried.
+    pub(crate) failed: Option<String>,
+    /// Code, cause and state of the first finding that is not a mere suspicion, if there was any.
+    pub(crate) first: Option<String>,
     pub(crate) class_right: bool,
     pub(crate) place_right: bool,
-    pub(crate) cause: Verdict,
+    pub(crate) cause: Cause,
     /// From the moment when the fault was in place.
-    pub(crate) delay: Duration,
+    pub(crate) delay_us: u64,
+    /// How long the fault must last by the detector's own rule.
+    pub(crate) lasts_us: u64,
+    /// Findings beside the right one.
+    pub(crate) others: Vec<String>,
+    pub(crate) lost: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Cause {
     Right,
+    #[default]
     Unknown,
     Wrong,
 }
 
-/// What a finding must say: its code, and its cause if the code has causes.
-fn expected(kind: &str) -> Option<(&'static str, Option<&'static str>)> {
-    let missed = |cause| Some(("missed-wakeup", Some(cause)));
-    match kind {
-        // A masked one is a missed wakeup that an unrelated signal healed.
-        "consumed-then-slept" | "masked" => missed("consumed-then-slept"),
-        "rung-before-publish" => missed("rung-before-publish"),
-        "never-rung" | "never-rung-dead" => missed("never-rung"),
-        "ring-failed" => missed("ring-failed"),
-        "wrong-doorbell" => missed("wrong-doorbell"),
-        "stolen" => missed("stolen"),
-        "not-draining" => Some(("not-draining", None)),
-        "consumer-blocked" => Some(("consumer-blocked", None)),
-        "never-enqueued" => Some(("never-enqueued", None)),
-        "unanswered" => Some(("unanswered", None)),
-        "ring-full" => Some(("ring-full", None)),
-        "slots-stuck" => Some(("slots-stuck", None)),
-        "ring-corrupt" => Some(("ring-corrupt", None)),
-        "peer-died" => Some(("peer-died", None)),
-        "starved" => Some(("starved", None)),
-        "memory-limit" => Some(("memory-limit", None)),
-        _ => None,
+impl Trial {
+    pub(crate) fn good(&self) -> bool {
+        self.failed.is_none() && self.class_right && self.place_right && self.cause != Cause::Wrong
     }
 }
 
-impl Case {
-    /// All that `ddc-sim faults` lists.
-    pub(crate) fn all(programs: &Path) -> Result<Vec<Self>> {
-        let listed = process::output(&mut process::command(
-            &programs.join("ddc-sim").to_string_lossy(),
-            ["faults"],
-        ));
-        parse(&listed.context("`ddc-sim faults` fails")?)
+impl Faults {
+    pub(crate) fn wrong(&self) -> usize {
+        self.trials().filter(|trial| !trial.good()).count()
     }
 
-    pub(crate) fn name(&self) -> String {
-        let variant = self
-            .variant
-            .as_deref()
-            .map_or(String::new(), |variant| format!(" ({variant})"));
-        format!("{}{variant} {}", self.kind, self.lane)
+    pub(crate) fn trials(&self) -> impl Iterator<Item = &Trial> + Clone {
+        self.groups.values().flat_map(|group| &group.trials)
     }
 
-    /// Plants it once. Odd seeds trace a host with worker threads, every third one with many peers.
-    pub(crate) fn plant(&self, programs: &Path, seed: u64) -> Result<Trial> {
-        let (code, cause) = expected(&self.kind)
-            .with_context(|| format!("no finding is known for {}", self.kind))?;
-        let scene = Scene::new(programs);
-        let host = scene.host("ddc-sim", &self.host_args(seed))?;
-        wait_for(&scene, PLANTING, |said| {
-            said.speaker == Speaker::Sim && event(said) == Some("ready")
-        })?
-        .context("ddc-sim ended before its first call")?;
-        // Only these two need to be told that quiet is wrong.
-        let quiet_is_wrong = ["never-enqueued", "unanswered"].contains(&self.kind.as_str());
-        let options = if quiet_is_wrong {
-            vec!["--expect-progress".to_owned(), PROGRESS.to_owned()]
-        } else {
-            Vec::new()
-        };
-        let mut tracer = scene.tracer(host.pid(), &options)?;
-        let trial = self.observe(&scene, code, cause);
-        tracer.interrupt()?;
-        tracer.end()?;
-        host.end()?;
-        trial
+    /// Takes over what another run has for faults that this one left out.
+    pub(crate) fn complete(&mut self, before: Self) {
+        for (name, group) in before.groups {
+            self.groups.entry(name).or_insert(group);
+        }
     }
+}
 
-    fn host_args(&self, seed: u64) -> Vec<String> {
-        let plugins = ["4", "16", "1"][usize::try_from(seed % 3).unwrap_or_default()];
-        // A signal to the wrong doorbell takes two of them.
-        let plugins = if self.kind == "wrong-doorbell" && plugins == "1" {
-            "2"
-        } else {
-            plugins
-        };
-        let runtime = if seed % 2 == 1 { "multi" } else { "current" };
-        let gap = ["200us", "0s", "2ms", "50us"][usize::try_from(seed % 4).unwrap_or_default()];
-        let variant = self
-            .variant
-            .as_deref()
-            .map_or(String::new(), |variant| format!(",variant={variant}"));
-        let fault = format!(
-            "{}:peer=random,after=random,lane={}{variant}",
-            self.kind, self.lane
+/// Plants everything that was asked for.
+pub(crate) fn campaign(corpus: &Corpus) -> Result<Faults> {
+    let programs = workspace::built("release");
+    let mut cases = Case::all(&programs)?;
+    cases.retain(|case| corpus.wants(&case.name()));
+    let trials = cases::trials(cases, corpus.runs, corpus.seed, corpus.each_variant);
+    let records = corpus.record.then(|| folder().join("recordings"));
+    if let Some(records) = &records {
+        std::fs::create_dir_all(records)
+            .with_context(|| format!("cannot create {}", records.display()))?;
+    }
+    let watch = Watch::start();
+    let next = AtomicUsize::new(0);
+    let done: Mutex<BTreeMap<usize, Trial>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..corpus.jobs.max(1) {
+            scope.spawn(|| {
+                // Relaxed: the number itself is all that is shared.
+                while let Some((index, (case, seed))) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    trials.get(index).map(|trial| (index, trial))
+                } {
+                    let trial = attempt(&programs, case, *seed, records.as_deref());
+                    tell(index, trials.len(), &trial);
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.insert(index, trial);
+                }
+            });
+        }
+    });
+    let source = Source {
+        command: corpus.shown("faults"),
+        load: watch.load(),
+    };
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    for (index, trial) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let group = groups.entry(trials[index].0.group()).or_default();
+        group.source = source.clone();
+        group.trials.push(trial);
+    }
+    Ok(Faults { groups })
+}
+
+fn tell(index: usize, all: usize, trial: &Trial) {
+    if index.is_multiple_of(100) {
+        eprintln!("trial {index} of {all}: {}", trial.name);
+    }
+    if !trial.good() || !trial.others.is_empty() {
+        eprintln!(
+            "{} seed {}: {}first {}, others {:?}",
+            trial.name,
+            trial.seed,
+            trial
+                .failed
+                .as_ref()
+                .map_or(String::new(), |why| format!("failed: {why}; ")),
+            trial.first.as_deref().unwrap_or("nothing"),
+            trial.others
         );
-        let seed = seed.to_string();
-        let words = [
-            "--plugins",
-            plugins,
-            "--round-trips",
-            "0",
-            "--gap",
-            gap,
-            "--runtime",
-            runtime,
-            "--seed",
-            &seed,
-            "--payload",
-            "0..1K",
-            "--start-delay",
-            "1s",
-            "--fault",
-            &fault,
-        ];
-        words.map(str::to_owned).to_vec()
+    }
+}
+
+/// One trial, from start to end.
+fn attempt(programs: &Path, case: &Case, seed: u64, records: Option<&Path>) -> Trial {
+    let record = records.map(|folder| {
+        let name = case.name().replace([' ', '(', ')', '>'], "");
+        folder.join(format!("{name}-{seed}.rec"))
+    });
+    let trial = plant(programs, case, seed, record.as_ref()).unwrap_or_else(|error| Trial {
+        failed: Some(format!("{error:#}")),
+        ..Trial::default()
+    });
+    if let Some(record) = record
+        && trial.good()
+    {
+        // One that was never written is gone already.
+        let _ = std::fs::remove_file(record);
+    }
+    Trial {
+        name: case.name(),
+        seed,
+        ..trial
+    }
+}
+
+fn plant(programs: &Path, case: &Case, seed: u64, record: Option<&PathBuf>) -> Result<Trial> {
+    let wanted = cases::expected(&case.kind)
+        .with_context(|| format!("no finding is known for {}", case.kind))?;
+    let scene = Scene::new(programs);
+    let mut host = scene.host(case.program, &case.host_args(seed))?;
+    let mut heard = Heard::new(case.name());
+    heard.until(&scene, PLANTING, |said| {
+        said.speaker == Speaker::Sim && word(said, "event") == Some("ready")
+    })?;
+    let mut options = case.tracing();
+    if let Some(record) = record {
+        options.extend(["--record".to_owned(), record.display().to_string()]);
+    }
+    let mut tracer = scene.tracer(host.pid(), &options)?;
+    heard.until(&scene, PLANTING, |said| {
+        said.speaker == Speaker::Tracer && word(said, "type") == Some("header")
+    })?;
+    let mut dice = Dice::new(!seed);
+    thread::sleep(Duration::from_millis(20 + dice.below(200)));
+    host.go()?;
+    if case.variant.as_deref() == Some("killed") {
+        heard.kill_one(&mut dice)?;
+    }
+    heard.observe(&scene, &wanted)?;
+    thread::sleep(LINGER);
+    tracer.interrupt()?;
+    heard.rest(&scene);
+    tracer.end()?;
+    Talker::end(host)?;
+    heard.judged(&wanted)
+}
+
+/// What both said so far.
+struct Heard {
+    name: String,
+    fault: Option<Value>,
+    findings: Vec<Value>,
+    plugins: Vec<Value>,
+    lost: u64,
+}
+
+impl Heard {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            fault: None,
+            findings: Vec::new(),
+            plugins: Vec::new(),
+            lost: 0,
+        }
+    }
+
+    fn take_in(&mut self, said: &Said) {
+        let Some(line) = &said.line else { return };
+        match said.speaker {
+            Speaker::Sim if line["event"] == "fault" => self.fault = Some(line.clone()),
+            Speaker::Sim if line["event"] == "plugin" => self.plugins.push(line.clone()),
+            Speaker::Tracer if line["type"] == "summary" => {
+                self.lost += line["lost"].as_u64().unwrap_or_default();
+            }
+            // A suspicion may turn out to be nothing, and an end or a recovery belongs to what was found before.
+            Speaker::Tracer if line["type"] == "finding" => {
+                let state = line["state"].as_str().unwrap_or_default();
+                if ["missed", "masked", "inconclusive"].contains(&state) {
+                    self.findings.push(line.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Listens until a line comes.
+    fn until(
+        &mut self,
+        scene: &Scene<'_>,
+        time: Duration,
+        wanted: impl Fn(&Said) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + time;
+        loop {
+            let said = next(scene, deadline).context("nothing is said")?;
+            self.take_in(&said);
+            if wanted(&said) {
+                return Ok(());
+            }
+            if said.line.is_none() {
+                bail!("{:?} ended early", said.speaker);
+            }
+        }
     }
 
     /// Waits for the fault and for the finding, in whichever order they are told.
-    fn observe(&self, scene: &Scene<'_>, code: &str, cause: Option<&str>) -> Result<Trial> {
-        let mut fault: Option<Value> = None;
-        let mut findings: Vec<Value> = Vec::new();
-        let mut deadline = Instant::now() + PLANTING;
-        let verdict =
-            |finding: &Value| finding["state"] != "suspect" && finding["state"] != "inconclusive";
-        while let Some(said) = next(scene, deadline) {
-            let Some(line) = said.line else {
-                bail!("{:?} ended early", said.speaker)
-            };
-            match said.speaker {
-                Speaker::Sim if line["event"] == "fault" => {
-                    fault = Some(line);
-                    deadline = Instant::now() + PATIENCE;
-                }
-                Speaker::Tracer if line["type"] == "finding" && verdict(&line) => {
-                    findings.push(line);
-                }
-                _ => {}
+    fn observe(&mut self, scene: &Scene<'_>, wanted: &Expected) -> Result<()> {
+        let patience = if self.fault.is_some() {
+            PATIENCE
+        } else {
+            PLANTING
+        };
+        let mut deadline = Instant::now() + patience;
+        loop {
+            if self.fault.is_some() && self.findings.iter().any(|finding| is(finding, wanted)) {
+                return Ok(());
             }
-            if fault.is_some() && findings.iter().any(|finding| finding["code"] == code) {
+            let Some(said) = next(scene, deadline) else {
                 break;
+            };
+            if said.line.is_none() {
+                bail!("{:?} ended early", said.speaker);
+            }
+            let planted = self.fault.is_some();
+            self.take_in(&said);
+            if !planted && self.fault.is_some() {
+                deadline = Instant::now() + PATIENCE;
             }
         }
-        let fault = fault.with_context(|| format!("ddc-sim did not plant {}", self.name()))?;
-        let right = findings.iter().find(|finding| finding["code"] == code);
-        let Some(finding) = right.or(findings.first()) else {
-            return Ok(Trial {
-                found: None,
-                class_right: false,
-                place_right: false,
-                cause: Verdict::Unknown,
-                delay: PATIENCE,
-            });
+        let planted = self.fault.as_ref().map(drop);
+        planted.with_context(|| format!("{} was not planted", self.name))
+    }
+
+    /// Everything up to the tracer's last line.
+    fn rest(&mut self, scene: &Scene<'_>) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(said) = next(scene, deadline) {
+            self.take_in(&said);
+            if said.speaker == Speaker::Tracer && said.line.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The one fault that comes from outside the stand-in: a plugin is killed at a random moment.
+    fn kill_one(&mut self, dice: &mut Dice) -> Result<()> {
+        thread::sleep(Duration::from_millis(dice.below(300)));
+        let plugin = dice.one_of(&self.plugins).clone();
+        let pid = plugin["pid"].as_u64().context("a plugin without a pid")?;
+        let pid = Pid::from_raw(i32::try_from(pid)?).context("a plugin with pid 0")?;
+        kill_process(pid, Signal::KILL).context("cannot kill a plugin")?;
+        self.fault = Some(json!({"peer": plugin["peer"], "mono_ns": now_ns()}));
+        Ok(())
+    }
+
+    fn judged(&self, wanted: &Expected) -> Result<Trial> {
+        let fault = self.fault.as_ref().context("no fault was planted")?;
+        let right = self.findings.iter().position(|finding| is(finding, wanted));
+        let mut trial = Trial {
+            first: self.findings.first().map(short),
+            class_right: right == Some(0),
+            delay_us: PATIENCE.as_secs() * 1_000_000,
+            lasts_us: u64::try_from(wanted.lasts.as_micros())?,
+            lost: self.lost,
+            others: self
+                .findings
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| Some(*index) != right)
+                .map(|(_, finding)| short(finding))
+                .collect(),
+            ..Trial::default()
         };
-        let at =
-            |value: &Value| Duration::from_nanos(value["mono_ns"].as_u64().unwrap_or_default());
-        let said = finding["cause"].as_str();
-        Ok(Trial {
-            found: Some((
-                finding["code"].as_str().unwrap_or("none").to_owned(),
-                said.map(str::to_owned),
-            )),
-            class_right: right.is_some()
-                && findings.first().is_some_and(|first| first["code"] == code),
+        if let Some(finding) = right.map(|right| &self.findings[right]) {
+            let at = |value: &Value| value["mono_ns"].as_u64().unwrap_or_default();
+            trial.delay_us = at(finding).saturating_sub(at(fault)) / 1000;
             // Some findings are about more than one lane.
-            place_right: finding["peer"].is_null() || finding["peer"]["id"] == fault["peer"],
-            cause: match (cause, said) {
-                (None, _) => Verdict::Right,
-                (Some(expected), Some(said)) if expected == said => Verdict::Right,
-                (Some(_), None | Some("unknown")) => Verdict::Unknown,
-                (Some(_), Some(_)) => Verdict::Wrong,
-            },
-            delay: at(finding).saturating_sub(at(&fault)),
-        })
+            trial.place_right = finding["peer"].is_null() || finding["peer"]["id"] == fault["peer"];
+            trial.cause = match (wanted.cause, finding["cause"].as_str()) {
+                (None, _) => Cause::Right,
+                (Some(expected), Some(said)) if expected == said => Cause::Right,
+                (Some(_), None | Some("unknown")) => Cause::Unknown,
+                (Some(_), Some(_)) => Cause::Wrong,
+            };
+        }
+        Ok(trial)
     }
 }
 
-fn parse(listed: &str) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
-    for line in listed.lines() {
-        let mut words = line.split_whitespace();
-        let kind = words.next().context("a fault without a name")?;
-        if expected(kind).is_none() {
-            bail!("ddc-sim plants {kind}, and nobody says here what must be found");
-        }
-        let (lanes, variants): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains("->"));
-        let variants: Vec<Option<&str>> = if variants.is_empty() {
-            vec![None]
-        } else {
-            variants.into_iter().map(Some).collect()
-        };
-        for lane in &lanes {
-            for variant in &variants {
-                cases.push(Case {
-                    kind: kind.to_owned(),
-                    variant: variant.map(str::to_owned),
-                    lane: (*lane).to_owned(),
-                });
-            }
-        }
-    }
-    Ok(cases)
+/// Whether a finding is of the class that is wanted, in the state that is wanted.
+fn is(finding: &Value, wanted: &Expected) -> bool {
+    finding["code"] == wanted.code && finding["state"] == wanted.state
+}
+
+fn short(finding: &Value) -> String {
+    let word = |key: &str| finding[key].as_str().unwrap_or("-").to_owned();
+    format!(
+        "{} {} {} of peer {}",
+        word("state"),
+        word("code"),
+        word("cause"),
+        finding["peer"]["id"]
+    )
+}
+
+/// Now, by the clock of the records.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let parts = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    parts.0.unwrap_or_default() * 1_000_000_000 + parts.1.unwrap_or_default()
 }
 
 /// The next line of anybody, until a moment.
@@ -247,50 +391,6 @@ fn next(scene: &Scene<'_>, deadline: Instant) -> Option<Said> {
         .ok()
 }
 
-/// Waits for a line; nothing if its speaker ends first.
-fn wait_for(
-    scene: &Scene<'_>,
-    time: Duration,
-    wanted: impl Fn(&Said) -> bool,
-) -> Result<Option<Said>> {
-    let deadline = Instant::now() + time;
-    loop {
-        let said = next(scene, deadline).context("nothing is said")?;
-        if wanted(&said) {
-            return Ok(Some(said));
-        }
-        if said.line.is_none() {
-            return Ok(None);
-        }
-    }
-}
-
-fn event(said: &Said) -> Option<&str> {
-    said.line.as_ref()?["event"].as_str()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse;
-
-    #[test]
-    fn cases_are_kinds_times_lanes_times_variants() {
-        let cases = parse(
-            "stolen               host->peer peer->host    process host\n\
-             unanswered           peer->host               \n",
-        )
-        .expect("both are known");
-        let names: Vec<String> = cases.iter().map(super::Case::name).collect();
-        assert_eq!(
-            names,
-            [
-                "stolen (process) host->peer",
-                "stolen (host) host->peer",
-                "stolen (process) peer->host",
-                "stolen (host) peer->host",
-                "unanswered peer->host"
-            ]
-        );
-        assert!(parse("unheard-of host->peer").is_err());
-    }
+fn word<'a>(said: &'a Said, key: &str) -> Option<&'a str> {
+    said.line.as_ref()?[key].as_str()
 }

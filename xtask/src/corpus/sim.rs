@@ -1,9 +1,9 @@
 //! A stand-in for `ddc` that runs, and the lines that it says.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver, Sender},
     thread,
 };
@@ -29,7 +29,10 @@ pub(crate) struct Said {
 }
 
 /// A program whose lines arrive beside those of others.
-pub(crate) struct Talker(Guard);
+pub(crate) struct Talker {
+    guard: Guard,
+    input: Option<ChildStdin>,
+}
 
 impl Talker {
     /// Starts a program; everything that it prints goes to `lines`.
@@ -39,13 +42,14 @@ impl Talker {
         lines: &Sender<Said>,
     ) -> Result<Self> {
         command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let output = child.stdout.take().context("a child has no stdout")?;
+        let input = child.stdin.take();
         let lines = lines.clone();
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -68,24 +72,33 @@ impl Talker {
                 line: None,
             });
         });
-        Ok(Self(Guard(child)))
+        Ok(Self {
+            guard: Guard(child),
+            input,
+        })
+    }
+
+    /// Tells it to go on.
+    pub(crate) fn go(&mut self) -> Result<()> {
+        let mut input = self.input.take().context("it was told to go on already")?;
+        input.write_all(b"go\n").context("it does not listen")
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.0.0.id()
+        self.guard.0.id()
     }
 
     /// Asks it to end, as ^C would.
     pub(crate) fn interrupt(&mut self) -> Result<()> {
-        if self.0.0.try_wait()?.is_none() {
-            process::interrupt(&self.0.0)?;
+        if self.guard.0.try_wait()?.is_none() {
+            process::interrupt(&self.guard.0)?;
         }
         Ok(())
     }
 
     /// Asks it to end and waits.
     pub(crate) fn end(self) -> Result<()> {
-        self.0.end()
+        self.guard.end()
     }
 }
 
@@ -121,5 +134,28 @@ impl<'a> Scene<'a> {
             .args(args)
             .args(["--pid-tree", &pid.to_string()]);
         Talker::start(command, Speaker::Tracer, &self.sender)
+    }
+}
+
+/// Random numbers from a seed (splitmix64), so that a trial can be repeated.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end.max(1)
+    }
+
+    pub(crate) fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        let choice = self.below(choices.len() as u64);
+        &choices[usize::try_from(choice).unwrap_or_default()]
     }
 }

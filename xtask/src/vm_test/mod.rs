@@ -22,10 +22,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{
-    apt, process, setup,
-    workspace::{self, REQUIRE_PROBES},
-};
+use crate::{apt, setup, workspace};
 use initramfs::Initramfs;
 use kernels::{Apt, KERNELS, Kernel};
 use machine::Step;
@@ -55,19 +52,7 @@ impl VmTest {
             "xz-utils",
             "debian-archive-keyring",
         ])?;
-        process::run(
-            workspace::cargo("build")
-                .args([
-                    "--release",
-                    "--package",
-                    "shmtrace",
-                    "--package",
-                    "ddc-sim",
-                    "--package",
-                    "rapace-peers",
-                ])
-                .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1),
-        )?;
+        workspace::build_release(&["shmtrace", "ddc-sim", "rapace-peers"])?;
 
         let chosen: Vec<&Kernel> = KERNELS.iter().filter(|kernel| self.wants(kernel)).collect();
         if chosen.is_empty() {

@@ -3,61 +3,34 @@
 use std::{fs, io, path::Path};
 
 #[cfg(test)]
-use super::Answer;
-use super::Check;
+use crate::limits::Answer;
 use crate::{
     hub::HubReader,
     launch,
+    limits::{self, Check},
     probes::{self, ProbeError, Probes},
-    process::Process,
-    sock::DiagSocket,
 };
 
 /// The oldest kernel that has what the probes need.
 const OLDEST: (u32, u32) = (5, 10);
-/// Inode numbers of the initial namespaces, fixed in the kernel's `proc_ns.h`.
-const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
-
-/// Capabilities by number, with what they are for.
-const CAPABILITIES: [(u32, &str, &str); 5] = [
-    (39, "CAP_BPF", "loading the probes"),
-    (38, "CAP_PERFMON", "attaching the probes"),
-    (
-        19,
-        "CAP_SYS_PTRACE",
-        "looking into processes of other users",
-    ),
-    (
-        40,
-        "CAP_CHECKPOINT_RESTORE",
-        "opening hubs whose name is gone or was replaced",
-    ),
-    (
-        21,
-        "CAP_SYS_ADMIN",
-        "entering namespaces, and everything above on kernels before 5.9",
-    ),
-];
-
 /// All of them, in the order in which they are to be read.
 pub(super) fn all() -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         built_with_probes(),
         kernel(),
         type_information(),
         lockdown(),
-        capabilities(),
-        pid_namespace(),
+    ];
+    checks.extend(limits::checks());
+    checks.extend([
         load_and_attach(),
-        own_process(),
-        doorbell_queues(),
         copies_of_fds(),
-        mapped_files(),
         tracefs(),
         sampling(),
         memory_limit(),
         hubs(),
-    ]
+    ]);
+    checks
 }
 
 fn built_with_probes() -> Check {
@@ -131,56 +104,6 @@ fn lockdown() -> Check {
     }
 }
 
-fn capabilities() -> Check {
-    const NAME: &str = "rights";
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |number: u32| effective & (1 << number) != 0;
-    let missing: Vec<String> = CAPABILITIES
-        .iter()
-        .filter(|(number, ..)| !has(*number))
-        .map(|(_, name, what)| format!("{name} ({what})"))
-        .collect();
-    let who = if rustix::process::geteuid().is_root() {
-        "root"
-    } else {
-        "not root"
-    };
-    if missing.is_empty() {
-        return Check::yes(NAME, who);
-    }
-    let detail = format!("{who}, without {}", missing.join(", "));
-    let administrator = has(21);
-    if (has(39) && has(38) || administrator) && has(19) {
-        return Check::limited(NAME, detail, "run it with sudo for all of that");
-    }
-    let remedy = if who == "root" {
-        "this root lacks rights, as in a container: start that with --privileged, or run shmtrace outside of it"
-    } else {
-        "run it with sudo"
-    };
-    Check::no(NAME, detail, remedy)
-}
-
-fn pid_namespace() -> Check {
-    const NAME: &str = "pid namespace";
-    match fs::read_link("/proc/self/ns/pid") {
-        Ok(link) if link == Path::new(INITIAL_PID_NAMESPACE) => Check::yes(NAME, "the initial one"),
-        Ok(link) => Check::no(
-            NAME,
-            format!(
-                "{} is not the initial one: the probes see other pids than this process",
-                link.display()
-            ),
-            "run shmtrace on the host, or in a container with --pid=host",
-        ),
-        Err(error) => Check::no(NAME, format!("/proc/self/ns/pid: {error}"), "mount /proc"),
-    }
-}
-
 /// The proof: everything that a watch does before it watches somebody.
 fn load_and_attach() -> Check {
     const NAME: &str = "load and attach";
@@ -205,58 +128,6 @@ fn load_and_attach() -> Check {
     }
 }
 
-/// Threads, their states and run counts are what a verdict rests on.
-fn own_process() -> Check {
-    const NAME: &str = "/proc";
-    let process = match Process::open(std::process::id()) {
-        Ok(process) => process,
-        Err(error) => return Check::no(NAME, format!("/proc/self: {error}"), "mount /proc"),
-    };
-    let tids = process.tids().unwrap_or_default();
-    let counted = tids
-        .first()
-        .is_some_and(|tid| process.runs(*tid, &mut Vec::new()).is_some());
-    if !counted {
-        return Check::no(
-            NAME,
-            "no run counts in /proc/PID/task/TID/schedstat",
-            "boot a kernel with CONFIG_SCHED_INFO=y, as all distributions have",
-        );
-    }
-    let hidden = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| {
-        mounts
-            .lines()
-            .any(|line| line.contains(" /proc ") && line.contains("hidepid="))
-    });
-    if hidden && !rustix::process::geteuid().is_root() {
-        return Check::limited(
-            NAME,
-            "hidepid: other users' processes are hidden",
-            "run it with sudo",
-        );
-    }
-    match fs::read_to_string("/proc/self/syscall") {
-        Ok(_) => Check::yes(NAME, "states, system calls and run counts of threads"),
-        Err(error) => Check::no(
-            NAME,
-            format!("/proc/PID/syscall: {error}"),
-            "run it with sudo; if that does not help, boot a kernel with CONFIG_HAVE_ARCH_TRACEHOOK=y",
-        ),
-    }
-}
-
-fn doorbell_queues() -> Check {
-    const NAME: &str = "doorbell queues";
-    match DiagSocket::open() {
-        Ok(_) => Check::yes(NAME, "unix_diag"),
-        Err(error) => Check::limited(
-            NAME,
-            format!("no unix_diag ({error}): queues are read through copied fds, which is slower"),
-            "modprobe unix_diag",
-        ),
-    }
-}
-
 fn copies_of_fds() -> Check {
     const NAME: &str = "copies of fds";
     // SAFETY: the call takes plain numbers, and these name nothing.
@@ -270,24 +141,6 @@ fn copies_of_fds() -> Check {
         );
     }
     Check::yes(NAME, "pidfd_getfd")
-}
-
-fn mapped_files() -> Check {
-    const NAME: &str = "mapped files";
-    let first =
-        fs::read_dir("/proc/self/map_files").and_then(|mut entries| entries.next().transpose());
-    let opened = first.and_then(|entry| match entry {
-        Some(entry) => fs::File::open(entry.path()).map(drop),
-        None => Err(io::ErrorKind::NotFound.into()),
-    });
-    match opened {
-        Ok(()) => Check::yes(NAME, "/proc/PID/map_files"),
-        Err(error) => Check::limited(
-            NAME,
-            format!("/proc/PID/map_files: {error}: a hub whose name is gone cannot be read"),
-            "run it with sudo",
-        ),
-    }
 }
 
 fn tracefs() -> Check {
@@ -315,7 +168,7 @@ fn sampling() -> Check {
 }
 
 fn memory_limit() -> Check {
-    const NAME: &str = "memory limit";
+    const NAME: &str = "run's memory limit";
     let ways = launch::ways();
     if let Some(way) = ways.iter().find_map(|way| way.as_ref().ok()) {
         return Check::yes(NAME, format!("`run` can limit by {way}"));

@@ -8,7 +8,10 @@ use std::io::Write;
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
 
-use crate::exit::Exit;
+use crate::{
+    exit::Exit,
+    limits::{Answer, Check},
+};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -20,31 +23,6 @@ pub struct Doctor {
     /// Also plant each fault in a private hub, and see whether it is found: takes about half a minute
     #[arg(long, env = "SHMTRACE_SELF_TEST")]
     self_test: bool,
-}
-
-/// What a check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Answer {
-    /// All is well.
-    Yes,
-    /// Tracing works without it; something else does not.
-    Limited,
-    /// Tracing does not work.
-    No,
-}
-
-/// One check and its outcome.
-#[derive(Debug, Clone, Serialize)]
-struct Check {
-    /// What was looked at.
-    name: &'static str,
-    answer: Answer,
-    /// What was found.
-    detail: String,
-    /// What to do; only if the answer is not yes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
 }
 
 /// All of it, for scripts.
@@ -106,33 +84,4 @@ fn write_table(checks: &[Check], can_trace: bool, out: &mut impl Write) -> std::
         "shmtrace cannot trace here"
     };
     writeln!(out, "{verdict}")
-}
-
-impl Check {
-    fn yes(name: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            name,
-            answer: Answer::Yes,
-            detail: detail.into(),
-            remedy: None,
-        }
-    }
-
-    fn limited(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            name,
-            answer: Answer::Limited,
-            detail: detail.into(),
-            remedy: Some(remedy.into()),
-        }
-    }
-
-    fn no(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            name,
-            answer: Answer::No,
-            detail: detail.into(),
-            remedy: Some(remedy.into()),
-        }
-    }
 }

@@ -12,8 +12,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::Check;
-use crate::{observe::mono_now, teardown::Tree};
+use crate::{limits::Check, observe::mono_now, teardown::Tree};
 
 /// The program that plants faults; it is installed beside this one.
 const SIMULATOR: &str = "ddc-sim";

@@ -29,6 +29,10 @@ enum Consumer {
 /// Every line for one hub, peers in order; never empty.
 pub(super) fn interpret(dumped: &Dumped) -> Vec<String> {
     let mut lines = Vec::new();
+    // The host is the same for all peers.
+    if let (Some((pid, _)), Some(first)) = (&dumped.host, dumped.peers.first()) {
+        lines.extend(stopped_line("host", *pid, &first.to_host[1].consumer));
+    }
     for peer in &dumped.peers {
         lines.extend(peer_lines(peer));
     }
@@ -64,8 +68,11 @@ pub(super) fn interpret(dumped: &Dumped) -> Vec<String> {
 
 fn peer_lines(peer: &DumpedPeer) -> Vec<String> {
     let mut lines = Vec::new();
-    let gone = peer.binding.plugin.is_some() && !peer.to_peer[1].consumer.alive;
-    if gone && peer.flags & peer::FLAG_ACTIVE != 0 {
+    if let Some(plugin) = peer.binding.plugin {
+        let who = format!("peer[{}]", peer.binding.peer.0);
+        lines.extend(stopped_line(&who, plugin.pid, &peer.to_peer[1].consumer));
+    }
+    if peer.gone && peer.flags & peer::FLAG_ACTIVE != 0 {
         lines.push(format!(
             "peer[{}]: its process is gone and its entry is still ACTIVE -> the host waits for nobody: a dead peer sends no end",
             peer.binding.peer.0
@@ -75,9 +82,24 @@ fn peer_lines(peer: &DumpedPeer) -> Vec<String> {
         (&peer.to_peer, "recv_ring", "plugin"),
         (&peer.to_host, "send_ring", "host"),
     ] {
-        lines.extend(lane_line(peer.binding.peer.0, lanes, ring, who));
+        let nobody = peer.gone && who == "plugin";
+        lines.extend(lane_line(peer.binding.peer.0, lanes, ring, who, nobody));
     }
     lines
+}
+
+/// A process that a signal or a debugger has stopped.
+fn stopped_line(who: &str, pid: u32, process: &ProcessObservation) -> Option<String> {
+    is_stopped(process).then(|| {
+        format!("{who} is stopped -> it does nothing until it is continued: `kill -CONT {pid}`, or its debugger")
+    })
+}
+
+fn is_stopped(process: &ProcessObservation) -> bool {
+    process
+        .threads
+        .iter()
+        .any(|thread| matches!(thread.state, 'T' | 't'))
 }
 
 fn lane_line(
@@ -85,11 +107,16 @@ fn lane_line(
     [earlier, later]: &[LaneObservation; 2],
     ring: &str,
     who: &str,
+    nobody: bool,
 ) -> Option<String> {
     let len = later.after.len();
     let moved = earlier.before != later.after;
     let pending = later.token;
-    let consumer = consumer(earlier, later);
+    let consumer = if nobody {
+        Consumer::Gone
+    } else {
+        consumer(earlier, later)
+    };
     if len == 0 {
         return (pending == Some(true) && !moved && matches!(consumer, Consumer::AsleepInPoll | Consumer::Blocked(_)))
             .then(|| {
@@ -147,11 +174,7 @@ fn consumer(earlier: &LaneObservation, later: &LaneObservation) -> Consumer {
     if process.threads.is_empty() {
         return Consumer::Unknown;
     }
-    if process
-        .threads
-        .iter()
-        .any(|thread| matches!(thread.state, 'T' | 't'))
-    {
+    if is_stopped(process) {
         return Consumer::Stopped;
     }
     if process
@@ -247,6 +270,7 @@ mod tests {
             cpu_ns: None,
             ran_meanwhile: false,
             waits_for,
+            stack: None,
         }
     }
 
@@ -282,7 +306,7 @@ mod tests {
             lane(head, token, thread.clone()),
             lane(head, token, thread.clone()),
         ];
-        lane_line(3, &lanes, "recv_ring", "plugin").unwrap_or_default()
+        lane_line(3, &lanes, "recv_ring", "plugin", false).unwrap_or_default()
     }
 
     #[test]
@@ -302,11 +326,33 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_nobody_can_be_is_gone() {
+        let nobody = lane(41, false, thread('S', WaitsFor::Doorbell, 5));
+        let lanes = [nobody.clone(), nobody];
+        assert_eq!(
+            lane_line(3, &lanes, "recv_ring", "plugin", true).unwrap(),
+            "peer[3] recv_ring: len=1, plugin is gone -> entries that nobody will take"
+        );
+    }
+
+    #[test]
+    fn what_is_stopped_is_said_to_be_with_its_remedy() {
+        let stopped = lane(40, false, thread('T', WaitsFor::Nothing, 5)).consumer;
+        assert!(
+            stopped_line("host", 7, &stopped)
+                .unwrap()
+                .contains("kill -CONT 7")
+        );
+        let asleep = lane(40, false, thread('S', WaitsFor::Doorbell, 5)).consumer;
+        assert_eq!(stopped_line("host", 7, &asleep), None);
+    }
+
+    #[test]
     fn what_moves_is_not_stuck() {
         let asleep = thread('S', WaitsFor::Doorbell, 5);
         let lanes = [lane(41, false, asleep.clone()), lane(42, false, asleep)];
         assert!(
-            lane_line(3, &lanes, "recv_ring", "plugin")
+            lane_line(3, &lanes, "recv_ring", "plugin", false)
                 .unwrap()
                 .contains("it moves")
         );
@@ -316,7 +362,7 @@ mod tests {
             lane(41, false, thread('S', WaitsFor::Doorbell, 6)),
         ];
         assert!(
-            lane_line(3, &lanes, "recv_ring", "plugin")
+            lane_line(3, &lanes, "recv_ring", "plugin", false)
                 .unwrap()
                 .contains("plugin runs")
         );

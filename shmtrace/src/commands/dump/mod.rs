@@ -2,10 +2,9 @@
 
 mod interpret;
 mod signal;
-mod stack;
 mod text;
 
-use std::{io::Write as _, time::Duration};
+use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use shmtrace_engine::{
@@ -15,11 +14,12 @@ use shmtrace_engine::{
 
 use crate::{
     cli::PidTree,
-    commands::inspect::with_descendants,
+    commands::inspect::{no_hub, with_descendants},
     discover::{Discovery, Hub},
     exit::Exit,
     observe::{Observer, mono_now},
     report::printable,
+    teardown::HubFile,
 };
 
 /// Refreshes that are made to settle who is who: a plugin that is just being started takes a moment.
@@ -52,6 +52,8 @@ pub(super) struct Dumped {
 /// One peer as two looks showed it.
 pub(super) struct DumpedPeer {
     pub(super) binding: PeerBinding,
+    /// It has an entry, and no process is left that could be it.
+    pub(super) gone: bool,
     pub(super) flags: u32,
     pub(super) last_seen: u64,
     /// Host -> peer: earlier and later.
@@ -87,10 +89,7 @@ impl Dump {
                 writeln!(out, "{line}").context("cannot write to stdout")?;
             }
         } else if hubs.is_empty() {
-            anyhow::bail!(
-                "no process of the tree maps a hub ({} looked at): give the pid of the host process or of one of its parents",
-                pids.len()
-            );
+            return Err(no_hub(&pids));
         }
         out.flush().context("cannot write to stdout")?;
         Ok(Exit::Clean)
@@ -122,14 +121,21 @@ fn look(
             discovery.name(host.pid).unwrap_or_default().to_owned(),
         )
     });
+    let users = users(known);
     let peers = peers
         .iter()
         .zip(first.into_iter().zip(second))
         .filter_map(|(peer, (first, second))| {
             let entry = hub.peers.iter().find(|entry| entry.peer == *peer)?;
             let ((to_peer, to_host), (to_peer_later, to_host_later)) = (first?, second?);
+            let binding = known.binding(*peer)?.clone();
+            let gone = match binding.plugin {
+                Some(_) => !to_peer_later.consumer.alive,
+                None => users.as_ref().is_some_and(|users| all_taken(known, users)),
+            };
             Some(DumpedPeer {
-                binding: known.binding(*peer)?.clone(),
+                binding,
+                gone,
                 flags: entry.flags,
                 last_seen: entry.last_seen,
                 to_peer: [to_peer, to_peer_later],
@@ -144,6 +150,24 @@ fn look(
         hub,
         earlier,
     })
+}
+
+/// Pids of the processes that use the hub, in the tree or not; `None` if they cannot all be seen.
+fn users(hub: &Hub) -> Option<Vec<u32>> {
+    let file = HubFile::look(Path::new(hub.path())).filter(|file| file.inode == hub.inode())?;
+    let users = file.users();
+    (users.hidden == 0).then(|| users.seen.into_iter().map(|(pid, _)| pid).collect())
+}
+
+/// Each of them is known to be the host or another peer.
+fn all_taken(hub: &Hub, users: &[u32]) -> bool {
+    let host = hub.host().map(|host| host.pid);
+    let is_peer = |pid| {
+        hub.bindings()
+            .iter()
+            .any(|binding| binding.plugin.is_some_and(|plugin| plugin.pid == pid))
+    };
+    host.is_some() && users.iter().all(|pid| host == Some(*pid) || is_peer(*pid))
 }
 
 type BothLanes = Option<(LaneObservation, LaneObservation)>;

@@ -9,10 +9,11 @@ use shmtrace_engine::input::{
     ClassObservation, LaneObservation, ProcessObservation, ThreadObservation, WaitsFor,
 };
 
-use super::{Dumped, DumpedPeer, interpret, stack::Names};
+use super::{Dumped, DumpedPeer, interpret};
 use crate::{
     commands::inspect::{peer_flags, seconds},
     discover::Discovery,
+    observe::stack::Names,
     report::{printable, syscall_name},
 };
 
@@ -48,6 +49,15 @@ pub(super) fn render(dumped: &Dumped, discovery: &Discovery) -> String {
                 plugin.pid,
                 printable(&peer.binding.name)
             ),
+            None if peer.to_peer[1].consumer.threads.is_empty() => {
+                let what = if peer.gone { "gone" } else { "not known which" };
+                let _infallible = writeln!(
+                    text,
+                    "  peer[{}]: its process is {what}",
+                    peer.binding.peer.0
+                );
+                continue;
+            }
             None => format!("peer[{}], any of these", peer.binding.peer.0),
         };
         text.push_str(&process_lines(
@@ -129,10 +139,11 @@ fn peer_lines(peer: &DumpedPeer) -> String {
         Some(age) => format!("heartbeat {} ago", seconds(age)),
         None => "heartbeat in the future".to_owned(),
     };
-    let pid = peer.binding.plugin.map_or_else(
-        || "process not known".to_owned(),
-        |plugin| format!("pid {}", plugin.pid),
-    );
+    let pid = match peer.binding.plugin {
+        Some(plugin) => format!("pid {}", plugin.pid),
+        None if peer.gone => "process gone".to_owned(),
+        None => "process not known".to_owned(),
+    };
     let mut text = format!(
         "  peer[{}] {pid}: {}, {age}, pending: plugin's end {}, host's end {}\n",
         peer.binding.peer.0,
@@ -147,6 +158,10 @@ fn peer_lines(peer: &DumpedPeer) -> String {
         .collect();
     missing.sort();
     missing.dedup();
+    if peer.gone {
+        // Of course: there is nobody.
+        missing.clear();
+    }
     for problem in missing {
         let _infallible = writeln!(text, "    ({})", printable(problem));
     }

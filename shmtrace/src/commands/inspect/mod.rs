@@ -19,7 +19,7 @@ use crate::{
     hub::{HubError, HubProblem, HubReader},
     observe::mono_now,
     process,
-    report::printable,
+    report::{printable, write_json},
     teardown::HubFile,
 };
 
@@ -70,7 +70,8 @@ impl Inspect {
             loop {
                 let shots = self.look()?;
                 if std::io::stdout().is_terminal() && !self.json {
-                    anstream::print!("\x1b[H\x1b[2J");
+                    write!(anstream::stdout(), "\x1b[H\x1b[2J")
+                        .context("cannot write to stdout")?;
                 }
                 self.print(&shots)?;
                 tokio::select! {
@@ -92,7 +93,7 @@ impl Inspect {
         let mut out = anstream::stdout().lock();
         for shot in shots {
             if self.json {
-                serde_json::to_writer(&mut out, shot)?;
+                write_json(&mut out, shot)?;
                 writeln!(out)?;
             } else {
                 write!(out, "{}", text::render(shot, self.all))?;
@@ -153,12 +154,31 @@ fn look_at_trees(roots: &[u32]) -> anyhow::Result<Vec<Snapshot>> {
         })
         .collect();
     if shots.is_empty() {
-        anyhow::bail!(
-            "no process of the tree maps a hub ({} looked at): give the pid of the host process or of one of its parents",
-            pids.len()
-        );
+        return Err(no_hub(&pids));
     }
     Ok(shots)
+}
+
+/// Why there is no hub among these processes: none maps one, or not all may be looked into.
+pub(super) fn no_hub(pids: &[u32]) -> anyhow::Error {
+    let hidden = pids
+        .iter()
+        .filter(|pid| {
+            let maps = std::fs::File::open(format!("/proc/{pid}/maps"));
+            maps.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        })
+        .count();
+    if hidden > 0 {
+        return Refusal::not_permitted(format!(
+            "{hidden} of {} processes of the tree may not be looked into, and the others map no hub: run it with sudo",
+            pids.len()
+        ))
+        .into();
+    }
+    anyhow::anyhow!(
+        "no process of the tree maps a hub ({} looked at): give the pid of the host process or of one of its parents",
+        pids.len()
+    )
 }
 
 /// All processes of the trees; an error if a root does not exist.

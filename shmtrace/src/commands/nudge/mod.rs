@@ -13,7 +13,7 @@ use shmtrace_engine::{Direction, LaneId, input::Indexes};
 
 use crate::{
     cli::PidTree,
-    commands::inspect::with_descendants,
+    commands::inspect::{no_hub, with_descendants},
     discover::{Discovery, Hub},
     exit::Exit,
     observe::{Observer, mono_now},
@@ -85,6 +85,9 @@ impl Nudge {
                 anstream::eprintln!("shmtrace: {}", printable(&note));
             }
         }
+        if world.hubs().next().is_none() {
+            return Err(no_hub(&pids));
+        }
         let lanes = self.lanes(&world)?;
         let proven = prove::stuck(&mut world, topology, self.grace);
         let mut out = anstream::stdout().lock();
@@ -113,10 +116,6 @@ impl Nudge {
 
     /// The lanes that are meant.
     fn lanes(&self, world: &Discovery) -> anyhow::Result<Vec<LaneId>> {
-        anyhow::ensure!(
-            world.hubs().next().is_some(),
-            "no process of the tree maps a hub: give the pid of the host process or of one of its parents"
-        );
         let wanted = self.lane.map(super::watch::Lane::direction);
         let lanes: Vec<LaneId> = world
             .bindings()

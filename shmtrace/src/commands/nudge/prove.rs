@@ -49,7 +49,7 @@ pub(super) fn stuck(
         engine.advance(now, now);
         while let Some(output) = engine.poll_output() {
             match output {
-                Output::Request(Request::ObserveLane(lane)) => {
+                Output::Request(Request::ObserveLane(lane) | Request::ObserveClosely(lane)) => {
                     if let Some(seen) = observer.lane(world, lane) {
                         engine.handle(Input::Lane(Box::new(seen)));
                     }

@@ -31,13 +31,13 @@ impl Sleepers {
         Self { threads }
     }
 
-    /// Those that have not run since, but for the ones of `seen`, with their frames.
+    /// Those that have not run since, but for the ones of `seen`, with their frames, and whether these are a usable stack.
     pub(super) fn still_asleep(
         &self,
         seen: &[u32],
         modules: &Modules,
         namer: &mut Namer,
-    ) -> Vec<(Place, Vec<String>)> {
+    ) -> Vec<(Place, Vec<String>, bool)> {
         let mut asleep = Vec::new();
         let mut pids: Vec<u32> = self.threads.iter().map(|(pid, ..)| *pid).collect();
         pids.dedup();
@@ -60,8 +60,12 @@ impl Sleepers {
                     *to = from;
                 }
                 let mut frames = vec!["[asleep all the time]".to_owned()];
+                let mut usable = false;
                 if let Some(call) = thread.syscall {
-                    frames.extend(namer.user(modules, pid, &[call.pc]).0);
+                    let stack = process.user_stack(&call).unwrap_or_else(|_| vec![call.pc]);
+                    let (named, whole) = namer.user(modules, pid, &stack);
+                    usable = whole;
+                    frames.extend(named);
                     frames.push(format!("{}_[k]", syscall_name(call.number)));
                 }
                 asleep.push((
@@ -73,6 +77,7 @@ impl Sleepers {
                         comm,
                     },
                     frames,
+                    usable,
                 ));
             }
         }

@@ -4,7 +4,7 @@ mod asleep;
 
 use std::{
     fs::File,
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use crate::{
     exit::{Exit, Refusal},
     observe::mono_now,
     profile::{Folded, Kind, Losses, Modules, Namer, Programs, escaped},
+    report::StatusLine,
 };
 
 use asleep::Sleepers;
@@ -37,7 +38,7 @@ pub struct Profile {
     trees: PidTree,
 
     /// Where it goes: a flame graph if the name ends in .svg, else folded stacks; without it, folded stacks on stdout
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", env = "SHMTRACE_OUTPUT")]
     output: Option<PathBuf>,
 
     /// Show where the tree waits instead of where it runs
@@ -107,13 +108,13 @@ impl Profile {
         stop: impl Future<Output = ()>,
     ) {
         let begun = Instant::now();
-        let show = !self.quiet && io::stderr().is_terminal();
+        let mut status = StatusLine::new(!self.quiet);
         tokio::pin!(stop);
         loop {
             let tree = programs.tree();
             modules.refresh(tree.iter().copied());
             let left = self.duration.saturating_sub(begun.elapsed());
-            if show {
+            if status.is_wanted() {
                 let seconds = begun.elapsed().as_secs_f32();
                 let sum: u64 = programs.places().iter().map(|(_, amount)| amount).sum();
                 let what = if self.off_cpu {
@@ -121,10 +122,11 @@ impl Profile {
                 } else {
                     format!("{sum} samples")
                 };
-                eprint!(
-                    "\r\x1b[2Kprofiling: {seconds:.1} s, {what}, {} processes",
+                let line = format!(
+                    "profiling: {seconds:.1} s, {what}, {} processes; ^C ends it",
                     tree.len()
                 );
+                let _unseen = status.show(&line);
             }
             if left.is_zero() || tree.is_empty() {
                 break;
@@ -134,9 +136,7 @@ impl Profile {
                 () = tokio::time::sleep(left.min(REFRESH)) => {}
             }
         }
-        if show {
-            eprint!("\r\x1b[2K");
-        }
+        let _unseen = status.clear();
     }
 
     fn write(&self, outcome: &Outcome, output: Option<File>) -> anyhow::Result<()> {
@@ -182,37 +182,37 @@ impl Profile {
 
     /// What a person should know about it.
     fn say(&self, outcome: &Outcome) {
-        let unit = if self.off_cpu {
-            "us of waits"
-        } else {
-            "samples"
-        };
         if outcome.total == 0 {
             let hint = if self.off_cpu {
-                "the tree was on the CPU all the time: try without --off-cpu"
+                "no waits: the tree was on the CPU all the time; try without --off-cpu"
             } else {
-                "the tree was off the CPU all the time: try --off-cpu"
+                "no samples: the tree was off the CPU all the time; try --off-cpu"
             };
-            anstream::eprintln!("shmtrace: no {unit}: {hint}");
+            anstream::eprintln!("shmtrace: {hint}");
             return;
         }
+        let unit = if self.off_cpu {
+            "of the waits"
+        } else {
+            "of the samples"
+        };
         if !self.quiet {
             let file = self
                 .output
                 .as_ref()
                 .map(|path| format!(" in {}", path.display()));
             anstream::eprintln!(
-                "shmtrace: {} {unit}{}",
-                outcome.total,
+                "shmtrace: {}{}",
+                self.amount(outcome.total),
                 file.unwrap_or_default()
             );
         }
         let share = outcome.without_stack * 100 / outcome.total;
         if share >= WORTH_A_WORD {
             anstream::eprintln!(
-                "shmtrace: {share} % of the {unit} have no usable stack, and show what there is of it: the program (or a \
-                 library) has no frame pointers. Build it with RUSTFLAGS=\"-C force-frame-pointers=yes\", C with \
-                 -fno-omit-frame-pointer"
+                "shmtrace: {} ({share} %) have no usable stack, and show what there is of it: the program or a library has no \
+                 frame pointers; build it with RUSTFLAGS=\"-C force-frame-pointers=yes\", C with -fno-omit-frame-pointer",
+                self.amount(outcome.without_stack)
             );
         }
         let Losses {
@@ -220,11 +220,26 @@ impl Profile {
             samples,
             processes,
         } = outcome.losses;
-        if stacks + samples + processes > 0 {
-            anstream::eprintln!(
-                "shmtrace: tables were full: {stacks} stacks and {samples} {unit} were not kept, {processes} processes \
-                 not followed; use a shorter --duration or a lower --frequency"
-            );
+        for (lost, what) in [
+            (stacks, "stacks"),
+            (samples, unit),
+            (processes, "processes"),
+        ] {
+            if lost > 0 {
+                anstream::eprintln!(
+                    "shmtrace: a table was full: {lost} {what} not kept; use a shorter --duration or a lower --frequency"
+                );
+            }
+        }
+    }
+
+    /// An amount with its unit.
+    fn amount(&self, amount: u64) -> String {
+        if self.off_cpu {
+            let waits = Duration::from_millis(amount / 1_000);
+            format!("{} of waits", humantime::format_duration(waits))
+        } else {
+            format!("{amount} samples")
         }
     }
 }
@@ -302,9 +317,12 @@ fn collect(
         add(&waiting.place, now.saturating_sub(waiting.since) / 1_000);
     }
     let seen: Vec<u32> = waiting.into_iter().map(|(tid, _)| tid).collect();
-    for (place, frames) in sleepers.still_asleep(&seen, modules, &mut namer) {
+    for (place, frames, usable) in sleepers.still_asleep(&seen, modules, &mut namer) {
         let amount = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
         outcome.total += amount;
+        if !usable {
+            outcome.without_stack += amount;
+        }
         let mut stack = thread_frames(modules, place.pid, &place.comm);
         stack.extend(frames);
         outcome.folded.add(&stack, amount);

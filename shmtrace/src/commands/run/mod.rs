@@ -14,12 +14,12 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{kill, watch::Tracing};
 use crate::{
-    exit::{Exit, Refusal},
+    exit::{self, Exit, Refusal},
     launch::{
         Account, Held, LaunchError, Limited, MemoryMax, Plan, Running, exit_code, parse_memory_max,
     },
     report::{Report, printable},
-    session::{self, Options, Session},
+    session::{Options, Session},
     teardown::Tree,
 };
 
@@ -47,9 +47,6 @@ pub struct Run {
     #[arg(long, value_name = "DURATION", default_value = "5s", env = "SHMTRACE_TIMEOUT", value_parser = humantime::parse_duration)]
     timeout: Duration,
 
-    #[command(flatten)]
-    tracing: Tracing,
-
     /// The command and its arguments
     #[arg(
         value_name = "CMD",
@@ -58,6 +55,9 @@ pub struct Run {
         allow_hyphen_values = true
     )]
     command: Vec<OsString>,
+
+    #[command(flatten)]
+    tracing: Tracing,
 }
 
 /// Why following the command ended.
@@ -131,7 +131,7 @@ impl Run {
         let traced = traced.and_then(|_| session.finish());
         let verdict = match traced {
             // Nobody reads the report any more: the command goes on all the same.
-            Err(error) if session::is_broken_pipe(&error) => {
+            Err(error) if exit::is_broken_pipe(&error) => {
                 stop = follow(&running, signals, &mut oom_kills).await;
                 Exit::Clean
             }

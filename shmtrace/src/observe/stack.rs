@@ -7,28 +7,47 @@ use blazesym::{
         source::{Process as ProcessSource, Source},
     },
 };
-use shmtrace_engine::input::BlockedCall;
+use shmtrace_engine::input::{BlockedCall, Stack, ThreadObservation};
 
-use crate::process::Process;
+use crate::{process::Process, profile::Modules};
 
 /// Frames that are shown; what is further out is the runtime's beginning.
 const MAX_SHOWN: usize = 24;
 
 /// Names addresses; remembers the files that it read.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(crate) struct Names {
     symbolizer: Symbolizer,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Names {
-    pub(super) fn new() -> Self {
+    /// Both stacks of a thread, with the reason in place of one that is not there.
+    pub(crate) fn stack(&self, process: &Process, thread: &ThreadObservation) -> Stack {
+        let user = match &thread.syscall {
+            Some(call) => self.user_stack(process, call),
+            None => vec!["not looked at: it was not asleep in a system call".to_owned()],
+        };
+        let kernel = process
+            .kernel_stack(thread.tid)
+            .filter(|frames| !frames.is_empty())
+            .unwrap_or_else(|| vec!["not shown by the kernel".to_owned()]);
+        Stack { kernel, user }
+    }
+
+    pub(crate) fn new() -> Self {
         Self {
             symbolizer: Symbolizer::new(),
         }
     }
 
     /// Lines for a thread's user stack, innermost frame first, with a remedy where there is none.
-    pub(super) fn user_stack(&self, process: &Process, call: &BlockedCall) -> Vec<String> {
+    pub(crate) fn user_stack(&self, process: &Process, call: &BlockedCall) -> Vec<String> {
         let stack = match process.user_stack(call) {
             Ok(stack) => stack,
             Err(error) => return vec![format!("user stack not to be read: {error}")],
@@ -61,11 +80,25 @@ impl Names {
                 Vec::new()
             }
         };
+        let mut modules = None;
+        let mut place_of = |address| {
+            let modules = modules.get_or_insert_with(|| {
+                let mut modules = Modules::default();
+                modules.refresh([process.id().pid]);
+                modules
+            });
+            place(modules, process.id().pid, address)
+        };
         let mut lines: Vec<String> = calls
             .iter()
             .enumerate()
             .take(MAX_SHOWN)
-            .map(|(number, address)| format!("#{number} {}", name(names.get(number), *address)))
+            .map(|(number, address)| {
+                let name = name(names.get(number))
+                    .or_else(|| place_of(*address))
+                    .unwrap_or_else(|| format!("{address:#x}"));
+                format!("#{number} {name}")
+            })
             .collect();
         if calls.len() > MAX_SHOWN {
             lines.push(format!("... and {} frames more", calls.len() - MAX_SHOWN));
@@ -80,14 +113,25 @@ impl Names {
     }
 }
 
-fn name(symbolized: Option<&Symbolized<'_>>, address: u64) -> String {
+fn name(symbolized: Option<&Symbolized<'_>>) -> Option<String> {
     let Some(Symbolized::Sym(symbol)) = symbolized else {
-        return format!("{address:#x}");
+        return None;
     };
     let place = symbol.code_info.as_ref().map_or_else(String::new, |code| {
         let file = code.file.to_string_lossy();
         code.line
             .map_or_else(|| format!(" ({file})"), |line| format!(" ({file}:{line})"))
     });
-    format!("{}{place}", symbol.name)
+    Some(format!("{}{place}", symbol.name))
+}
+
+/// File and offset of what has no name: enough for `addr2line`.
+fn place(modules: &Modules, pid: u32, address: u64) -> Option<String> {
+    let spot = modules.find(pid, address)?;
+    let file = spot.path.rsplit('/').next().unwrap_or_default();
+    Some(format!(
+        "{}+{:#x}",
+        file.trim_matches(['[', ']']),
+        spot.offset
+    ))
 }

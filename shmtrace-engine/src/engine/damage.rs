@@ -1,0 +1,136 @@
+//! Rings whose indexes moved back: broken, or another plugin's.
+
+use super::{Engine, whole::SETTLED};
+use crate::{
+    Code, HubId, LaneId, Mono, PeerId,
+    condition::Key,
+    history::SKEW,
+    input::{Indexes, Sample},
+};
+
+/// A ring without a sample for this long has not moved, ns.
+const STILL: u64 = 50_000_000;
+/// A plugin's end is known by so long after its ring began anew, ns.
+const FALLEN_WAIT: u64 = 1_000_000_000;
+
+impl Engine {
+    /// A head that a producer saw and that a later look does not reach moved back in between. A record's indexes are read
+    /// some time after its time was taken, so only a look after the record came in is later for sure.
+    pub(super) fn seen_before(&mut self, id: LaneId, at: Mono, indexes: Option<Indexes>) {
+        let now = self.now;
+        // One of before the plugin's own beginning may be of another ring.
+        let peer = (id.hub, id.peer);
+        let since = match (self.begun_at.get(&peer), self.bound_at.get(&peer)) {
+            (Some(begun), _) => begun.at.plus(SKEW),
+            (None, Some(bound)) => bound.plus(SETTLED),
+            (None, None) => return,
+        };
+        if at < since {
+            return;
+        }
+        if let (Some(then), Some(lane)) = (indexes, self.lanes.get_mut(&id))
+            && lane.ring.is_some_and(|ring| then.head > ring.head)
+        {
+            lane.doubt.get_or_insert((now, then));
+        }
+    }
+
+    /// A look that is later than a doubtful record decides.
+    pub(super) fn settle_doubt(&mut self, sample: &Sample) {
+        if let Some(lane) = self.lanes.get_mut(&sample.lane)
+            && let Some((_, then)) = lane.doubt.take_if(|(since, _)| sample.at > *since)
+            && then.head > sample.ring.head
+        {
+            self.moved_back(sample, then);
+        }
+    }
+
+    /// Rings that stand still are not sampled: they are as they were.
+    pub(super) fn settle_doubts(&mut self) {
+        let now = self.now;
+        let still = self.lanes.iter().filter_map(|(id, lane)| {
+            let (since, _) = lane.doubt?;
+            (now.since(since) >= STILL).then_some(Sample {
+                at: now,
+                lane: *id,
+                ring: lane.ring?,
+                capacity: lane.capacity,
+            })
+        });
+        for sample in still.collect::<Vec<_>>() {
+            self.settle_doubt(&sample);
+        }
+    }
+
+    /// Whether the rings of a peer may have begun anew for its plugin between the look before, at `before`, and `at`.
+    pub(super) fn may_begin(&self, hub: HubId, peer: PeerId, before: Mono, at: Mono) -> bool {
+        if self.vacant.contains(&(hub, peer)) {
+            return true;
+        }
+        if self
+            .begun_at
+            .get(&(hub, peer))
+            .is_some_and(|begun| before >= begun.known)
+        {
+            return false;
+        }
+        let bound = self.bound_at.get(&(hub, peer));
+        bound.is_some_and(|bound| at.since(*bound) < SETTLED)
+    }
+
+    /// Indexes only ever grow. A ring that starts anew belongs to a plugin that starts anew.
+    pub(super) fn moved_back(&mut self, sample: &Sample, before: Indexes) {
+        if sample.ring.head < before.tail {
+            self.fallen.push((*sample, before));
+        } else {
+            self.broke(sample, before);
+        }
+    }
+
+    /// A ring that fell to its beginning is broken, unless it turned out to be another plugin's.
+    pub(super) fn settle_fallen(&mut self) {
+        let now = self.now;
+        let (ready, waiting) = std::mem::take(&mut self.fallen)
+            .into_iter()
+            .partition(|(sample, _)| now.since(sample.at) >= FALLEN_WAIT);
+        self.fallen = waiting;
+        for (sample, before) in ready {
+            let peer = (sample.lane.hub, sample.lane.peer);
+            // Of a plugin that nobody knows the end is not known either.
+            let known = self.peers.get(&peer).and_then(|peer| peer.plugin).is_some();
+            if known
+                && self
+                    .bound_at
+                    .get(&peer)
+                    .is_some_and(|bound| *bound < sample.at)
+            {
+                self.broke(&sample, before);
+            }
+        }
+    }
+
+    fn broke(&mut self, sample: &Sample, before: Indexes) {
+        let (name, old, new) = if sample.ring.head < before.head {
+            ("visible_head", before.head, sample.ring.head)
+        } else if sample.ring.tail < before.tail {
+            ("tail", before.tail, sample.ring.tail)
+        } else {
+            return;
+        };
+        let id = sample.lane;
+        let bound = self.bound_at.contains_key(&(id.hub, id.peer));
+        if !bound || self.may_begin(id.hub, id.peer, sample.at, sample.at) {
+            return;
+        }
+        let key = Key {
+            code: Code::RingCorrupt,
+            hub: Some(id.hub),
+            peer: Some(id.peer),
+            lane: Some(id),
+        };
+        let explanation = format!(
+            "{name} moved back from {old} to {new}. Look for two producers on one ring (two tasks that enqueue without a lock)."
+        );
+        self.holds(key, 1, 0, explanation, Vec::new());
+    }
+}

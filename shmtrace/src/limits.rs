@@ -1,0 +1,281 @@
+//! What this kernel and these rights do not offer to a watch, each with its remedy.
+//!
+//! A watch says it in its header, `doctor` beside everything else that it looks at. All of these looks are cheap, and
+//! none of them changes anything.
+
+use std::{fs, io, path::Path};
+
+use serde::Serialize;
+
+use crate::{observe::memory, process::Process, sock::DiagSocket};
+
+/// Inode numbers of the initial namespaces, fixed in the kernel's `proc_ns.h`.
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Capabilities by number, with what they are for.
+const CAPABILITIES: [(u32, &str, &str); 5] = [
+    (39, "CAP_BPF", "loading the probes"),
+    (38, "CAP_PERFMON", "attaching the probes"),
+    (
+        19,
+        "CAP_SYS_PTRACE",
+        "looking into processes of other users",
+    ),
+    (
+        40,
+        "CAP_CHECKPOINT_RESTORE",
+        "opening hubs whose name is gone or was replaced",
+    ),
+    (
+        21,
+        "CAP_SYS_ADMIN",
+        "entering namespaces, and everything above on kernels before 5.9",
+    ),
+];
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// All is well.
+    Yes,
+    /// Tracing works without it; something else does not.
+    Limited,
+    /// Tracing does not work.
+    No,
+}
+
+/// One check and its outcome.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// Whether it is as it should be.
+    pub answer: Answer,
+    /// What was found.
+    pub detail: String,
+    /// What to do; only if the answer is not yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Check {
+    /// It is as it should be.
+    pub fn yes(name: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            answer: Answer::Yes,
+            detail: detail.into(),
+            remedy: None,
+        }
+    }
+
+    /// Something does not work without it.
+    pub fn limited(
+        name: &'static str,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            name,
+            answer: Answer::Limited,
+            detail: detail.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    /// Tracing does not work without it.
+    pub fn no(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            name,
+            answer: Answer::No,
+            detail: detail.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+}
+
+/// Everything that a watch can lack and go on.
+pub fn checks() -> Vec<Check> {
+    vec![
+        capabilities(),
+        pid_namespace(),
+        own_process(),
+        doorbell_queues(),
+        mapped_files(),
+        memory_limits(),
+    ]
+}
+
+/// What a watch lacks here, in words, for its header.
+pub fn in_words() -> Vec<String> {
+    checks()
+        .into_iter()
+        .filter_map(|check| {
+            let remedy = check.remedy?;
+            Some(format!(
+                "{}: {}; remedy: {remedy}",
+                check.name, check.detail
+            ))
+        })
+        .collect()
+}
+
+fn capabilities() -> Check {
+    const NAME: &str = "rights";
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |number: u32| effective & (1 << number) != 0;
+    let missing: Vec<String> = CAPABILITIES
+        .iter()
+        .filter(|(number, ..)| !has(*number))
+        .map(|(_, name, what)| format!("{name} ({what})"))
+        .collect();
+    let who = if rustix::process::geteuid().is_root() {
+        "root"
+    } else {
+        "not root"
+    };
+    if missing.is_empty() {
+        return Check::yes(NAME, who);
+    }
+    let detail = format!("{who}, without {}", missing.join(", "));
+    let administrator = has(21);
+    if (has(39) && has(38) || administrator) && has(19) {
+        return Check::limited(NAME, detail, "run it with sudo for all of that");
+    }
+    let remedy = if who == "root" {
+        "this root lacks rights, as in a container: start that with --privileged, or run shmtrace outside of it"
+    } else {
+        "run it with sudo"
+    };
+    Check::no(NAME, detail, remedy)
+}
+
+fn pid_namespace() -> Check {
+    const NAME: &str = "pid namespace";
+    match fs::read_link("/proc/self/ns/pid") {
+        Ok(link) if link == Path::new(INITIAL_PID_NAMESPACE) => Check::yes(NAME, "the initial one"),
+        Ok(link) => Check::no(
+            NAME,
+            format!(
+                "{} is not the initial one: the probes see other pids than this process",
+                link.display()
+            ),
+            "run shmtrace on the host, or in a container with --pid=host",
+        ),
+        Err(error) => Check::no(NAME, format!("/proc/self/ns/pid: {error}"), "mount /proc"),
+    }
+}
+
+/// Threads, their states and run counts are what a verdict rests on.
+fn own_process() -> Check {
+    const NAME: &str = "/proc";
+    let process = match Process::open(std::process::id()) {
+        Ok(process) => process,
+        Err(error) => return Check::no(NAME, format!("/proc/self: {error}"), "mount /proc"),
+    };
+    let tids = process.tids().unwrap_or_default();
+    let counted = tids
+        .first()
+        .is_some_and(|tid| process.runs(*tid, &mut Vec::new()).is_some());
+    if !counted {
+        return Check::no(
+            NAME,
+            "no run counts in /proc/PID/task/TID/schedstat",
+            "boot a kernel with CONFIG_SCHED_INFO=y, as all distributions have",
+        );
+    }
+    let hidden = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| {
+        mounts
+            .lines()
+            .any(|line| line.contains(" /proc ") && line.contains("hidepid="))
+    });
+    if hidden && !rustix::process::geteuid().is_root() {
+        return Check::limited(
+            NAME,
+            "hidepid: other users' processes are hidden",
+            "run it with sudo",
+        );
+    }
+    match fs::read_to_string("/proc/self/syscall") {
+        Ok(_) => Check::yes(NAME, "states, system calls and run counts of threads"),
+        Err(error) => Check::no(
+            NAME,
+            format!("/proc/PID/syscall: {error}"),
+            "run it with sudo; if that does not help, boot a kernel with CONFIG_HAVE_ARCH_TRACEHOOK=y",
+        ),
+    }
+}
+
+fn doorbell_queues() -> Check {
+    const NAME: &str = "doorbell queues";
+    match DiagSocket::open() {
+        Ok(_) => Check::yes(NAME, "unix_diag"),
+        Err(error) => Check::limited(
+            NAME,
+            format!("no unix_diag ({error}): queues are read through copied fds, which is slower"),
+            "modprobe unix_diag",
+        ),
+    }
+}
+
+fn mapped_files() -> Check {
+    const NAME: &str = "mapped files";
+    let first =
+        fs::read_dir("/proc/self/map_files").and_then(|mut entries| entries.next().transpose());
+    let opened = first.and_then(|entry| match entry {
+        Some(entry) => fs::File::open(entry.path()).map(drop),
+        None => Err(io::ErrorKind::NotFound.into()),
+    });
+    match opened {
+        Ok(()) => Check::yes(NAME, "/proc/PID/map_files"),
+        Err(error) => Check::limited(
+            NAME,
+            format!("/proc/PID/map_files: {error}: a hub whose name is gone cannot be read"),
+            "run it with sudo",
+        ),
+    }
+}
+
+/// Without it a hang for want of memory cannot be told from another.
+fn memory_limits() -> Check {
+    const NAME: &str = "memory limits";
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let hierarchies = memory::hierarchies(&mounts);
+    match hierarchies.first() {
+        Some(hierarchy) => Check::yes(
+            NAME,
+            format!("{} at {}", hierarchy.version, hierarchy.mount.display()),
+        ),
+        None => Check::limited(
+            NAME,
+            "no cgroup hierarchy with memory limits is mounted: `memory-limit` is not found",
+            "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lacking_comes_with_its_remedy() {
+        for check in checks() {
+            assert_eq!(
+                check.remedy.is_none(),
+                check.answer == Answer::Yes,
+                "{check:?}"
+            );
+        }
+        let lacking = checks()
+            .iter()
+            .filter(|check| check.answer != Answer::Yes)
+            .count();
+        assert_eq!(in_words().len(), lacking);
+    }
+}
