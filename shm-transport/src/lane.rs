@@ -16,6 +16,7 @@ use crate::hub::Hub;
 use crate::layout::desc;
 use crate::peer::PeerEntry;
 use crate::ring::{Consumer, Producer, Push};
+use crate::spin::Patience;
 use crate::view::DescRing;
 
 /// Longest sleep of a sender that waits for space or a slot. Every wait is woken; this is for peers that forget to
@@ -261,6 +262,7 @@ pub(crate) struct Receiver {
 pub(crate) struct ReceiverState {
     consumer: Consumer,
     tokens: Tokens,
+    patience: Patience,
     /// The ring was full, and nobody was woken since.
     owes_wake: bool,
 }
@@ -284,6 +286,7 @@ impl Receiver {
             state: Mutex::new(ReceiverState {
                 consumer,
                 tokens: Tokens::default(),
+                patience: Patience::new(),
                 owes_wake: false,
             }),
         }
@@ -305,7 +308,13 @@ impl Receiver {
             if state.consumer.may_sleep(&ring)? {
                 // Relaxed: only counts; the messages are read after the Acquire load of `pop`.
                 let published = || ring.head.load(Ordering::Relaxed);
-                bell.wait_counting(&mut state.tokens, published).await?;
+                let ReceiverState {
+                    tokens, patience, ..
+                } = &mut *state;
+                // Relaxed: our own index. Any other head means a message, also one that came since the check above.
+                let taken = ring.tail.load(Ordering::Relaxed);
+                let look = || patience.look(|| published() != taken);
+                bell.wait_counting(tokens, published, look).await?;
             }
         }
     }

@@ -55,6 +55,7 @@ mod plugin;
 mod ring;
 #[cfg(test)]
 mod ring_tests;
+mod spin;
 mod stack;
 mod sync;
 mod view;
