@@ -26,7 +26,8 @@
 //! ```
 //!
 //! Whatever the order, the producer sees a consumer that has caught up and rings, or the consumer sees the new head
-//! and does not sleep. Peers that ring for each message and drain always (rapace) fit into this unchanged.
+//! and does not sleep. (It may look for some microseconds longer, where that has paid lately; nobody relies on it.)
+//! Peers that ring for each message and drain always (rapace) fit into this unchanged.
 //!
 //! Start with [`HubHost`] and [`HubPeerTransport`]; the `echo` example shows both as processes. [`DescRing`],
 //! [`HubAllocator`], [`Doorbell`] and [`futex`] are the parts, for diagnostics and tests.
