@@ -22,17 +22,21 @@ pub(crate) struct Kernel {
     suite: &'static str,
     /// Whether it gets its module for looking at Unix sockets.
     pub(crate) unix_diag: bool,
+    /// Whether systemd is its first process.
+    pub(crate) systemd: bool,
     /// The checks of `shmtrace doctor` that it does not answer with yes; all others it must.
     pub(crate) limited: &'static [&'static str],
 }
 
-/// The oldest that is promised, the stable ones since, the newest that Debian packages, and one that lacks something.
-pub(crate) const KERNELS: [Kernel; 5] = [
+/// The oldest that is promised, the stable ones since, the newest that Debian packages, one that lacks something, and one
+/// whose cgroups are systemd's.
+pub(crate) const KERNELS: [Kernel; 6] = [
     Kernel {
         name: "5.10",
         version: "5.10",
         suite: "bullseye-security",
         unix_diag: true,
+        systemd: false,
         limited: &[],
     },
     Kernel {
@@ -40,6 +44,7 @@ pub(crate) const KERNELS: [Kernel; 5] = [
         version: "6.1",
         suite: "bookworm",
         unix_diag: true,
+        systemd: false,
         limited: &[],
     },
     Kernel {
@@ -47,6 +52,7 @@ pub(crate) const KERNELS: [Kernel; 5] = [
         version: "6.12",
         suite: "trixie",
         unix_diag: true,
+        systemd: false,
         limited: &[],
     },
     Kernel {
@@ -54,6 +60,7 @@ pub(crate) const KERNELS: [Kernel; 5] = [
         version: "7.",
         suite: "trixie-backports",
         unix_diag: true,
+        systemd: false,
         limited: &[],
     },
     Kernel {
@@ -61,7 +68,16 @@ pub(crate) const KERNELS: [Kernel; 5] = [
         version: "6.1",
         suite: "bookworm",
         unix_diag: false,
+        systemd: false,
         limited: &["doorbell queues"],
+    },
+    Kernel {
+        name: "6.12-systemd",
+        version: "6.12",
+        suite: "trixie",
+        unix_diag: true,
+        systemd: true,
+        limited: &[],
     },
 ];
 

@@ -54,11 +54,13 @@ pub(crate) fn run(
     let started = Instant::now();
     let console = folder.join("console.log");
     let console_shown = console.display().to_string();
+    // One thread for both processors: with more, QEMU may run code that another processor has patched since, and the
+    // kernel patches its tracepoints in and out while it runs ("Oops: int3").
     let mut qemu = process::command(
         "qemu-system-x86_64",
         [
             "-accel",
-            "tcg,thread=multi",
+            "tcg,thread=single",
             "-cpu",
             "max,-cx16",
             "-smp",

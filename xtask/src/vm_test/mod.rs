@@ -7,8 +7,10 @@ mod initramfs;
 mod kernels;
 mod machine;
 mod scenario;
+mod systemd;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -51,6 +53,8 @@ impl VmTest {
             "busybox-static",
             "xz-utils",
             "debian-archive-keyring",
+            "systemd",
+            "dbus-daemon",
         ])?;
         workspace::build_release(&["shmtrace", "ddc-sim", "rapace-peers"])?;
 
@@ -61,29 +65,30 @@ impl VmTest {
                 KERNELS.map(|kernel| kernel.name).join(", ")
             );
         }
-        let mut steps = scenario::steps();
-        steps.retain(|step| {
-            self.step
-                .as_ref()
-                .is_none_or(|wanted| step.name.contains(wanted.as_str()))
-        });
-        if steps.is_empty() {
-            bail!(
-                "none of the steps is asked for: there are {}",
-                scenario::steps()
-                    .iter()
-                    .map(|step| step.name)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            );
-        }
         let folder = workspace::built("vm");
         let apt = Apt::new(&folder)?;
-        let machines = chosen
-            .into_iter()
-            .map(|kernel| Ok((kernel, prepare(&apt, kernel, &steps, &folder)?)));
-        let machines = machines.collect::<Result<Vec<_>>>()?;
-        let failed = self.run_all(machines, &steps);
+        let mut machines = Vec::new();
+        for kernel in chosen {
+            let mut steps = scenario::steps(kernel);
+            steps.retain(|step| {
+                self.step
+                    .as_ref()
+                    .is_none_or(|word| step.name.contains(word))
+            });
+            if !steps.is_empty() {
+                machines.push((kernel, prepare(&apt, kernel, steps, &folder)?));
+            }
+        }
+        if machines.is_empty() {
+            let all = KERNELS.iter().flat_map(scenario::steps);
+            let names: BTreeSet<&str> = all.map(|step| step.name).collect();
+            let names: Vec<&str> = names.into_iter().collect();
+            bail!(
+                "none of the steps is asked for: there are {}",
+                names.join(", ")
+            );
+        }
+        let failed = self.run_all(machines);
         if failed > 0 {
             bail!(
                 "{failed} kernels failed; what they said is in {}",
@@ -98,7 +103,7 @@ impl VmTest {
     }
 
     /// Runs the machines and prints how each did; returns how many failed.
-    fn run_all(&self, machines: Vec<(&Kernel, Machine)>, steps: &[Step]) -> usize {
+    fn run_all(&self, machines: Vec<(&Kernel, Machine)>) -> usize {
         let count = machines.len();
         let waiting = Mutex::new(machines.into_iter());
         let failed = AtomicUsize::new(0);
@@ -106,7 +111,7 @@ impl VmTest {
             for _ in 0..self.jobs.clamp(1, count) {
                 scope.spawn(|| {
                     while let Some((kernel, machine)) = next(&waiting) {
-                        match self.run_one(kernel, &machine, steps) {
+                        match self.run_one(kernel, &machine) {
                             Ok(said) => println!("ok      {said}"),
                             Err(error) => {
                                 println!("FAILED  {}: {error:#}", kernel.name);
@@ -121,15 +126,15 @@ impl VmTest {
         failed.into_inner()
     }
 
-    fn run_one(&self, kernel: &Kernel, machine: &Machine, steps: &[Step]) -> Result<String> {
+    fn run_one(&self, kernel: &Kernel, machine: &Machine) -> Result<String> {
         let report = machine::run(
             &machine.image,
             &machine.initramfs,
             &machine.folder,
             Duration::from_secs(self.limit),
         )?;
-        let said =
-            scenario::judge(kernel, &report, steps).with_context(|| report.kernel.clone())?;
+        let said = scenario::judge(kernel, &report, &machine.steps)
+            .with_context(|| report.kernel.clone())?;
         Ok(format!(
             "{} ({}) in {:.0} s: {said}",
             kernel.name,
@@ -146,14 +151,15 @@ fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
         .next()
 }
 
-/// What a machine boots, and where it writes.
+/// What a machine boots and does, and where it writes.
 struct Machine {
+    steps: Vec<Step>,
     image: PathBuf,
     initramfs: PathBuf,
     folder: PathBuf,
 }
 
-fn prepare(apt: &Apt, kernel: &Kernel, steps: &[Step], folder: &Path) -> Result<Machine> {
+fn prepare(apt: &Apt, kernel: &Kernel, steps: Vec<Step>, folder: &Path) -> Result<Machine> {
     let unpacked = apt.fetch(kernel)?;
     let folder = folder.join(format!("run-{}", kernel.name));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -173,11 +179,15 @@ fn prepare(apt: &Apt, kernel: &Kernel, steps: &[Step], folder: &Path) -> Result<
     {
         archive.copy(module, &format!("modules/{order:02}.ko"))?;
     }
-    let steps: String = steps.iter().map(machine::line).collect();
-    archive.add("steps", steps.into_bytes());
+    if kernel.systemd {
+        systemd::add_to(&mut archive)?;
+    }
+    let lines: String = steps.iter().map(machine::line).collect();
+    archive.add("steps", lines.into_bytes());
     let initramfs = folder.join("initramfs.cpio");
     archive.write(&initramfs)?;
     Ok(Machine {
+        steps,
         image: unpacked.image,
         initramfs,
         folder,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     kernels::Kernel,
     machine::{Outcome, Report, Step},
+    systemd::USER_BUS,
 };
 
 /// The programs, under the names that the steps call them by.
@@ -15,6 +16,8 @@ pub(crate) const PROGRAMS: [&str; 3] = ["shmtrace", "ddc-sim", "rapace-peer-04"]
 const CLEAN: i32 = 0;
 const FOUND: i32 = 3;
 const INCONCLUSIVE: i32 = 4;
+/// Of `run`, when SIGKILL ended its command.
+const KILLED: i32 = 128 + 9;
 
 /// The check of `shmtrace doctor` that asks for `unix_diag`.
 const QUEUES: &str = "doorbell queues";
@@ -22,65 +25,113 @@ const QUEUES: &str = "doorbell queues";
 /// An emulated machine is some twenty times slower than a real one.
 const GRACE: &str = "500ms";
 
-/// What every machine is told to do.
-pub(crate) fn steps() -> Vec<Step> {
+/// A limit of `run`, as it is given and as the kernel shows it.
+const LIMIT: (&str, &str) = ("64M", "67108864");
+
+/// What a machine is told to do.
+pub(crate) fn steps(kernel: &Kernel) -> Vec<Step> {
+    let doctor = Step {
+        name: "doctor",
+        seconds: 30,
+        script: "shmtrace doctor --json".to_owned(),
+    };
+    let mut steps = vec![doctor, limited("run", ""), out_of_memory()];
+    if kernel.systemd {
+        // Without the system's bus, the user's is asked.
+        let buses = format!(
+            "export XDG_RUNTIME_DIR=/run/user/0 DBUS_SESSION_BUS_ADDRESS={USER_BUS} \
+             DBUS_SYSTEM_BUS_ADDRESS=unix:path=/none RUST_LOG=shmtrace::launch=debug; "
+        );
+        steps.push(limited("run-user", &buses));
+    } else {
+        steps.extend(traces());
+    }
+    steps
+}
+
+/// A command that shows its limit and ends with 7.
+fn limited(name: &'static str, before: &str) -> Step {
+    let show = "cd /sys/fs/cgroup$(sed s/^0::// /proc/self/cgroup); pwd; cat memory.max; exit 7";
+    Step {
+        name,
+        seconds: 30,
+        script: format!(
+            "{before}shmtrace run --quiet --memory-max {} -- sh -c '{show}'",
+            LIMIT.0
+        ),
+    }
+}
+
+/// A command that wants more than it may have.
+fn out_of_memory() -> Step {
+    let command = "dd if=/dev/zero of=/dev/null bs=128M count=1";
+    Step {
+        name: "run-oom",
+        seconds: 30,
+        script: format!("shmtrace run --quiet --memory-max {} -- {command}", LIMIT.0),
+    }
+}
+
+/// Watches of traffic, healthy and not.
+fn traces() -> Vec<Step> {
     let fault = "--fault consumed-then-slept:peer=2,after=400";
-    let fail_on = "--fail-on missed-wakeup";
+    let theft = "--steal-after 400:2";
     vec![
-        Step {
-            name: "doctor",
-            seconds: 30,
-            script: "shmtrace doctor --json".to_owned(),
-        },
-        traced(
-            "healthy",
-            "ddc-sim",
-            "",
-            1,
-            &format!("--duration 8s {fail_on}"),
-        ),
-        traced(
-            "hang",
-            "ddc-sim",
-            fault,
-            0,
-            &format!("--duration 15s {fail_on}"),
-        ),
-        traced(
-            "late",
-            "ddc-sim",
-            fault,
-            10,
-            &format!("--duration 5s {fail_on}"),
-        ),
-        traced(
-            "rapace-healthy",
-            "rapace-peer-04",
-            "",
-            1,
-            &format!("--duration 8s {fail_on}"),
-        ),
-        traced(
-            "rapace-hang",
-            "rapace-peer-04",
-            "--steal-after 400:2",
-            0,
-            &format!("--duration 15s {fail_on}"),
-        ),
+        watched_from_a_moment("healthy", "ddc-sim", "", 1, 8),
+        watched_from_the_start("hang", "ddc-sim", fault),
+        watched_from_a_moment("late", "ddc-sim", fault, 10, 5),
+        watched_from_a_moment("rapace-healthy", "rapace-peer-04", "", 1, 8),
+        watched_from_the_start("rapace-hang", "rapace-peer-04", theft),
     ]
 }
 
-/// Starts a program's host, waits for some seconds, and watches it.
-fn traced(name: &'static str, program: &str, traffic: &str, before: u32, watch: &str) -> Step {
-    let script = format!(
-        "{program} host --plugins 4 --round-trips 0 --gap 5ms {traffic} >/tmp/{name} 2>&1 & host=$!; sleep {before}; \
-         shmtrace --pid-tree $host --grace {GRACE} --format json {watch}; status=$?; \
-         kill $host; wait $host 2>/dev/null; exit $status"
-    );
+/// A program's host and its traffic.
+fn host(program: &str, traffic: &str) -> String {
+    format!("{program} host --plugins 4 --round-trips 0 --gap 5ms {traffic}")
+}
+
+/// A watch of it.
+fn watch(seconds: u32) -> String {
+    format!(
+        "shmtrace --pid-tree $host --grace {GRACE} --format json --duration {seconds}s --fail-on missed-wakeup"
+    )
+}
+
+/// The status of a step is that of its watch.
+const END: &str = "kill $host; wait $host 2>/dev/null; exit $status";
+
+/// A host that has run for `before` seconds is watched for `seconds`.
+fn watched_from_a_moment(
+    name: &'static str,
+    program: &str,
+    traffic: &str,
+    before: u32,
+    seconds: u32,
+) -> Step {
     Step {
         name,
         seconds: 60,
-        script,
+        script: format!(
+            "{} >/tmp/{name} 2>&1 & host=$!; sleep {before}; {}; status=$?; {END}",
+            host(program, traffic),
+            watch(seconds)
+        ),
+    }
+}
+
+/// A host makes its first call when the watch is attached, however long that takes: then the cause is known.
+fn watched_from_the_start(name: &'static str, program: &str, traffic: &str) -> Step {
+    let (go, seen) = (format!("/tmp/{name}.go"), format!("/tmp/{name}.seen"));
+    Step {
+        name,
+        seconds: 60,
+        script: format!(
+            "mkfifo {go}; {} --start-on-line <{go} >/tmp/{name} 2>&1 & host=$!; exec 3>{go}; {} >{seen} 2>&1 & watch=$!; \
+             until grep -q header {seen} || ! kill -0 $watch; do sleep 0.2; done; echo go >&3; wait $watch; \
+             status=$?; cat {seen}; {END}",
+            host(program, traffic),
+            watch(15),
+        ),
     }
 }
 
@@ -103,7 +154,7 @@ pub(crate) fn judge(kernel: &Kernel, report: &Report, steps: &[Step]) -> Result<
             wrong.push(format!("{}: did not run", step.name));
             continue;
         };
-        match judge_step(outcome, kernel.limited) {
+        match judge_step(outcome, kernel) {
             Ok(said) => seen.push(format!("{}: {said}", step.name)),
             Err(error) => wrong.push(format!("{}: {error:#}", step.name)),
         }
@@ -115,8 +166,22 @@ pub(crate) fn judge(kernel: &Kernel, report: &Report, steps: &[Step]) -> Result<
     }
 }
 
-fn judge_step(outcome: &Outcome, limited: &[&str]) -> Result<String> {
+fn judge_step(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
+    let limited = kernel.limited;
     match outcome.name.as_str() {
+        "run" if kernel.systemd => ran(outcome, "/system.slice/", ".scope"),
+        "run-user" => ran(outcome, "/user-manager.service/", ".scope"),
+        "run" => ran(outcome, "/sys/fs/cgroup/shmtrace-run-", ""),
+        "run-oom" => {
+            ended_with(outcome, KILLED)?;
+            ensure!(
+                outcome.output.iter().any(|line| line.contains(
+                    "memory-limit: the kernel killed a process of the command (1 in all)"
+                )),
+                "the OOM kill is not reported"
+            );
+            Ok("OOM kill reported".to_owned())
+        }
         "doctor" => doctor(outcome, limited),
         "healthy" | "rapace-healthy" => {
             ended_with(outcome, CLEAN)?;
@@ -134,6 +199,25 @@ fn judge_step(outcome: &Outcome, limited: &[&str]) -> Result<String> {
         "late" => hang(outcome, "unknown", limited),
         other => bail!("no such step: {other}"),
     }
+}
+
+/// The command's own status, and the limit in a cgroup of its own.
+fn ran(outcome: &Outcome, folder: &str, end: &str) -> Result<String> {
+    ended_with(outcome, 7)?;
+    let cgroup = outcome
+        .output
+        .iter()
+        .find(|line| line.starts_with("/sys/fs/cgroup"))
+        .context("no cgroup shown")?;
+    ensure!(
+        cgroup.contains(folder) && cgroup.contains("shmtrace-run-") && cgroup.ends_with(end),
+        "it ran in {cgroup}"
+    );
+    ensure!(
+        outcome.output.iter().any(|line| line == LIMIT.1),
+        "the limit is not in force in {cgroup}"
+    );
+    Ok(format!("limited in {cgroup}"))
 }
 
 /// What the machine offers must be what the table says, no less and no more.
@@ -256,7 +340,13 @@ fn objects(outcome: &Outcome) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, Result, judge_step};
+    use super::{super::kernels::KERNELS, Kernel, Outcome, Result, judge_step};
+
+    /// The one that lacks `unix_diag`, the one with systemd, or any other.
+    fn kernel(wanted: impl Fn(&Kernel) -> bool) -> &'static Kernel {
+        let kernel = KERNELS.iter().find(|kernel| wanted(kernel));
+        kernel.expect("it is in the table")
+    }
 
     fn outcome(name: &str, status: i32, lines: &[&str]) -> Outcome {
         Outcome {
@@ -267,7 +357,7 @@ mod tests {
     }
 
     fn judged(outcome: &Outcome) -> Result<String> {
-        judge_step(outcome, &["doorbell queues"])
+        judge_step(outcome, kernel(|kernel| !kernel.unix_diag))
     }
 
     #[test]
@@ -281,10 +371,11 @@ mod tests {
             );
             outcome("doctor", 0, &["a warning", &checks])
         };
+        let plain = kernel(|kernel| kernel.limited.is_empty());
         assert!(judged(&said("limited")).is_ok());
         assert!(judged(&said("yes")).is_err());
-        assert!(judge_step(&said("limited"), &[]).is_err());
-        assert!(judge_step(&said("yes"), &[]).is_ok());
+        assert!(judge_step(&said("limited"), plain).is_err());
+        assert!(judge_step(&said("yes"), plain).is_ok());
         assert!(judged(&outcome("doctor", 0, &["{}"])).is_err());
     }
 
@@ -320,10 +411,11 @@ mod tests {
         assert!(judged(&outcome("late", 3, &[FINDING])).is_ok());
         assert!(judged(&outcome("late", 0, &[FINDING])).is_err());
         assert!(judged(&outcome("hang", 3, &[FINDING])).is_err());
+        let plain = kernel(|kernel| kernel.limited.is_empty());
         let unsure = SUMMARY.replace("{}", r#"{},"notes":["no unix_diag"]"#);
         assert!(judged(&outcome("hang", 4, &[&unsure])).is_ok());
         assert!(judged(&outcome("hang", 4, &[SUMMARY])).is_err());
-        assert!(judge_step(&outcome("hang", 4, &[&unsure]), &[]).is_err());
+        assert!(judge_step(&outcome("hang", 4, &[&unsure]), plain).is_err());
         assert!(
             judged(&outcome(
                 "late",
@@ -340,5 +432,24 @@ mod tests {
             ))
             .is_err()
         );
+    }
+
+    #[test]
+    fn a_command_is_limited_where_the_machine_limits_it() {
+        let own = outcome("run", 7, &["/sys/fs/cgroup/shmtrace-run-70", "67108864"]);
+        let scope = "/sys/fs/cgroup/system.slice/shmtrace-run-70.scope";
+        let scope = outcome("run", 7, &[scope, "67108864"]);
+        let (plain, systemd) = (
+            kernel(|kernel| !kernel.systemd),
+            kernel(|kernel| kernel.systemd),
+        );
+        assert!(judge_step(&own, plain).is_ok() && judge_step(&own, systemd).is_err());
+        assert!(judge_step(&scope, systemd).is_ok() && judge_step(&scope, plain).is_err());
+        let unlimited = outcome("run", 7, &["/sys/fs/cgroup/shmtrace-run-70", "max"]);
+        assert!(judge_step(&unlimited, plain).is_err());
+        let said =
+            "shmtrace: memory-limit: the kernel killed a process of the command (1 in all) for";
+        assert!(judge_step(&outcome("run-oom", 137, &[said]), plain).is_ok());
+        assert!(judge_step(&outcome("run-oom", 137, &["Killed"]), plain).is_err());
     }
 }
