@@ -135,7 +135,10 @@ pub(super) fn limit(pid: u32, bytes: u64) -> Result<Limited, NoLimit> {
     for attempt in attempts {
         match attempt(pid, bytes).and_then(|way| in_force(pid, bytes, way)) {
             Ok(limited) => return Ok(limited),
-            Err(why) => tried.push(why),
+            Err(why) => {
+                tracing::debug!("no limit that way: {why}");
+                tried.push(why);
+            }
         }
     }
     Err(NoLimit { max, tried })

@@ -14,7 +14,7 @@ use crate::session::{Directory, Totals};
 
 pub use clock::WallClock;
 pub use json::{Json, write_json};
-pub use status::StatusLine;
+pub use status::{Page, StatusLine};
 pub use syscalls::{errno_name, syscall_name};
 pub use text::{Text, printable};
 

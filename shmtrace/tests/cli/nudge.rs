@@ -1,37 +1,11 @@
 //! `shmtrace nudge`: a lane whose token was stolen goes on, a healthy one is left alone.
 
-use std::process::Command;
-
-use crate::support::{Target, run, sibling};
-
-/// A host that has planted its fault, if it has one.
-fn host(fault: &[&str]) -> Target {
-    let mut command = Command::new(sibling("rapace-peer-04"));
-    command
-        .args([
-            "host",
-            "--plugins",
-            "2",
-            "--round-trips",
-            "0",
-            "--gap",
-            "1ms",
-        ])
-        .args(fault);
-    let mut host = Target::start(&mut command);
-    let last = if fault.is_empty() {
-        "\"ready\""
-    } else {
-        "\"fault\""
-    };
-    while !host.line().contains(last) {}
-    host
-}
+use crate::support::{Host, Kind, Target, run};
 
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn a_stolen_token_is_given_back() {
-    let host = host(&["--steal-after", "20:1"]);
+    let host = Host::hung(Kind::Rapace);
     let tree = host.arg();
     let other = run(&["nudge", "--pid-tree", &tree, "--peer", "0"]);
     assert_eq!(other.code, Some(1), "peer 0 is not stuck: {other:?}");
@@ -60,7 +34,7 @@ fn a_stolen_token_is_given_back() {
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn a_healthy_lane_is_rung_by_force_only() {
-    let host = host(&[]);
+    let host = Host::healthy(Kind::Rapace);
     let tree = host.arg();
     let refused = run(&["nudge", "--pid-tree", &tree]);
     assert_eq!(refused.code, Some(1), "{refused:?}");

@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 
 use serde_json::Value;
 
-use crate::support::{Ran, Target, program_for_all, run, shmtrace, sibling};
+use crate::support::{Host, Kind, Ran, program_for_all, run, shmtrace};
 
 #[test]
 fn explain_lists_and_shows_pages() {
@@ -90,20 +90,9 @@ fn the_schema_is_one_and_takes_no_nonsense() {
 fn every_line_of_a_watch_is_in_the_schema() {
     let schema: Value = serde_json::from_str(&run(&["schema"]).stdout).unwrap();
     let schema = jsonschema::validator_for(&schema).unwrap();
-    let mut host = Target::start(Command::new(sibling("rapace-peer-04")).args([
-        "host",
-        "--plugins",
-        "2",
-        "--round-trips",
-        "0",
-        "--gap",
-        "1ms",
-        "--start-delay",
-        "1s",
-        "--steal-after",
-        "50",
-    ]));
-    while !host.line().contains("\"ready\"") {}
+    let late = ["--start-delay", "1s", "--steal-after", "50"];
+    let mut command = Command::new(Kind::Rapace.program());
+    let host = Host::start(&mut command, &late, "\"ready\"");
     let ran = Ran::from(
         shmtrace(&[
             "--format",

@@ -1,8 +1,8 @@
 //! `shmtrace profile`: who burns the CPU, who waits, and in which function.
 
-use std::fs;
+use std::{fs, process::Command};
 
-use crate::support::{Target, run};
+use crate::support::{Ran, Target, run, shmtrace, without_call};
 
 /// Two processes: one that computes, and one that sleeps a little again and again.
 fn busy_and_idle() -> Target {
@@ -112,4 +112,80 @@ fn nothing_to_see_is_said() {
         &target.arg(),
     ]);
     assert_eq!(nowhere.code, Some(2));
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn refused_perf_events_leave_the_waits_and_are_named_with_their_remedy() {
+    let target = busy_and_idle();
+    let profile = |more: &[&str]| {
+        let args = ["profile", "--duration", "300ms", "--pid-tree"];
+        let mut command = shmtrace(&[&args[..], &[&target.arg()], more].concat());
+        without_call(&mut command, libc::SYS_perf_event_open);
+        Ran::from(command.output().unwrap())
+    };
+    let refused = profile(&[]);
+    assert_eq!(refused.code, Some(5), "{refused:?}");
+    for part in [
+        "perf_event_open",
+        "sudo",
+        "perf_event_paranoid",
+        "--off-cpu",
+    ] {
+        assert!(refused.stderr.contains(part), "{part}: {refused:?}");
+    }
+    assert_eq!(refused.stdout, "");
+    let waits = profile(&["--off-cpu"]);
+    assert_eq!(waits.code, Some(0), "{waits:?}");
+    assert!(waits.stdout.contains("bash;bash;"), "{waits:?}");
+}
+
+/// A program that computes in `inner`, called by `outer`; with or without frame pointers.
+fn computing(folder: &std::path::Path, pointers: &str) -> Target {
+    const SOURCE: &str = "
+        use std::hint::black_box;
+        #[inline(never)] fn inner(mut x: u64) -> u64 { for i in 0..1_000_000 { x = black_box(x ^ i); } x }
+        #[inline(never)] fn outer(x: u64) -> u64 { black_box(inner(x)) + 1 }
+        fn main() { println!(\"up\"); let mut x = 1; loop { x = black_box(outer(x)); } }
+    ";
+    let source = folder.join("computing.rs");
+    fs::write(&source, SOURCE).unwrap();
+    let program = folder.join("computing");
+    let built = Command::new("rustc")
+        .args([
+            "-O",
+            "-g",
+            "-C",
+            &format!("force-frame-pointers={pointers}"),
+        ])
+        .args(["-o", program.to_str().unwrap(), source.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{built:?}");
+    let mut target = Target::start(&mut Command::new(program));
+    assert_eq!(target.line(), "up");
+    target
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn the_remedy_for_missing_stacks_helps() {
+    let folder = tempfile::tempdir().unwrap();
+    for pointers in ["no", "yes"] {
+        let target = computing(folder.path(), pointers);
+        let ran = run(&[
+            "profile",
+            "--duration",
+            "500ms",
+            "--pid-tree",
+            &target.arg(),
+        ]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        // Without them, callers are skipped or not found at all.
+        let whole = ran.stdout.contains("computing::outer;computing::inner");
+        assert_eq!(whole, pointers == "yes", "{ran:?}");
+        if whole {
+            assert!(!ran.stderr.contains("no usable stack"), "{ran:?}");
+        }
+    }
 }

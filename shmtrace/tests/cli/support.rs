@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, ChildStdout, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -24,6 +25,52 @@ pub(crate) fn shmtrace(args: &[&str]) -> Command {
         .args(args)
         .stdin(Stdio::null());
     command
+}
+
+/// Has the kernel refuse a system call to the command, as containers do.
+pub(crate) fn without_call(command: &mut Command, number: libc::c_long) {
+    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let number = u32::try_from(number).unwrap();
+    let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EACCES).unwrap();
+    let code = |part: u32| u16::try_from(part).unwrap();
+    let mut filter = [
+        // The number of the call is the first field of what a filter sees.
+        instruction(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0, 0, 0),
+        instruction(
+            code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K),
+            0,
+            1,
+            number,
+        ),
+        instruction(code(libc::BPF_RET | libc::BPF_K), 0, 0, refuse),
+        instruction(
+            code(libc::BPF_RET | libc::BPF_K),
+            0,
+            0,
+            libc::SECCOMP_RET_ALLOW,
+        ),
+    ];
+    let in_child = move || {
+        let program = libc::sock_fprog {
+            len: 4,
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: the filter has as many instructions as stated, and the kernel copies it.
+        let result = unsafe {
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    };
+    // SAFETY: runs in the forked child, and makes one system call on data that was made before.
+    unsafe { command.pre_exec(in_child) };
 }
 
 /// Runs it to its end.
@@ -147,6 +194,8 @@ pub(crate) fn eventually(mut condition: impl FnMut() -> bool) -> bool {
 /// A host with two plugins, and what it said of them.
 pub(crate) struct Host {
     target: Target,
+    /// Where its hub is: a host that is killed leaves it behind. Goes after the host.
+    _folder: tempfile::TempDir,
     /// Pid of each peer's plugin.
     pub(crate) plugins: std::collections::BTreeMap<u64, u32>,
 }
@@ -220,6 +269,10 @@ impl Host {
             "--round-trips",
             "0",
         ]);
+        let folder = tempfile::tempdir().unwrap();
+        if !more.contains(&"--hub") {
+            command.arg("--hub").arg(folder.path().join("hub.shm"));
+        }
         command.args(["--payload", "8"]).args(more);
         if !more.contains(&"--gap") {
             command.args(["--gap", "300us"]);
@@ -235,7 +288,11 @@ impl Host {
                 plugins.insert(event["peer"].as_u64().unwrap(), pid);
             }
             if line.contains(last) {
-                return Self { target, plugins };
+                return Self {
+                    target,
+                    _folder: folder,
+                    plugins,
+                };
             }
         }
     }

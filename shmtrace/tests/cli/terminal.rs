@@ -66,13 +66,14 @@ impl Terminal {
         }
     }
 
-    /// Waits until it has shown `wanted` since the last time.
-    fn wait_for(&mut self, wanted: &str) {
+    /// Waits until it has shown `wanted` since the last time; returns what came before.
+    fn wait_for(&mut self, wanted: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.shown.find(wanted) {
+                let before = self.shown[..at].to_owned();
                 self.shown.drain(..at + wanted.len());
-                return;
+                return before;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.screen.recv_timeout(left) {
@@ -143,6 +144,45 @@ fn no_status_line_where_it_is_not_wanted() {
         assert!(!shown.contains("events/s"), "{line}: {shown}");
         assert!(!shown.contains('\u{1b}'), "{line}: {shown:?}");
     }
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn inspect_redraws_a_page_that_fits() {
+    let host = Host::healthy(Kind::Sim);
+    // Without colour, a terminal still moves its cursor.
+    for environment in [&[][..], &[("NO_COLOR", "1")]] {
+        let watch = format!("shmtrace inspect --watch=100ms --pid-tree {}", host.arg());
+        let line = format!("stty rows 12 cols 60; {watch}");
+        let mut terminal = Terminal::start(&line, environment);
+        terminal.wait_for("\u{1b}[2J");
+        let mut pages = Vec::new();
+        terminal.wait_for("\u{1b}[H");
+        for _ in 0..3 {
+            pages.push(terminal.wait_for("\u{1b}[H"));
+        }
+        for page in &pages {
+            let rows: Vec<&str> = page.split("\r\n").collect();
+            assert_eq!(rows.len(), 12, "{page:?}");
+            let widest = rows.iter().map(|row| row.replace("\u{1b}[K", "").len());
+            assert!(widest.max() < Some(60), "{page:?}");
+            assert!(rows[0].starts_with("hub "), "{page:?}");
+            assert!(rows[10].contains("more lines"), "{page:?}");
+        }
+        let waiting = |page: &str| page.lines().any(|line| line.contains("recv_ring"));
+        assert!(pages.iter().all(|page| waiting(page)), "{pages:?}");
+        assert!(pages[0] != pages[2], "{pages:?}");
+        terminal.type_keys("\u{3}");
+        let (code, rest) = terminal.end();
+        assert_eq!(code, Some(0), "{rest}");
+    }
+    let watch = format!("shmtrace inspect --watch=50ms --pid-tree {}", host.arg());
+    let mut dumb = Terminal::start(&watch, &[("TERM", "dumb")]);
+    let first = dumb.wait_for("consistency: sound");
+    let second = dumb.wait_for("consistency: sound");
+    assert!(!(first + &second).contains('\u{1b}'));
+    dumb.type_keys("\u{3}");
+    assert_eq!(dumb.end().0, Some(0));
 }
 
 #[test]

@@ -136,16 +136,21 @@ impl Peers {
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        // SIGTERM first: then it removes its hub, and its plugins end with it.
+        // SIGTERM first: then its plugins end with it.
         let pid = rustix::process::Pid::from_child(&self.host);
         let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        for _ in 0..100 {
-            if self.host.try_wait().is_ok_and(|status| status.is_some()) {
-                return;
-            }
+        let ended = (0..100).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(20));
+            self.host.try_wait().is_ok_and(|status| status.is_some())
+        });
+        if !ended {
+            let _gone = self.host.kill();
+            let _status = self.host.wait();
         }
-        let _gone = self.host.kill();
-        let _status = self.host.wait();
+        // A host that was killed leaves its hub behind.
+        let host = self.events.iter().find(|event| event["event"] == "host");
+        if let Some(hub) = host.and_then(|event| event["hub"].as_str()) {
+            let _removed_by_the_host = std::fs::remove_file(hub);
+        }
     }
 }

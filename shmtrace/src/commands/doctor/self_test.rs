@@ -4,7 +4,10 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -12,16 +15,21 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{limits::Check, observe::mono_now, teardown::Tree};
+use crate::{limits::Check, teardown::Tree};
+
+/// How long after it was planted a fault was found, or what was instead.
+type Outcome = Result<Duration, String>;
 
 /// The program that plants faults; it is installed beside this one.
 const SIMULATOR: &str = "ddc-sim";
 /// How long a host may take to get going, and a fault to be found. Slow machines need most of it.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long after its start the host makes the first call. The watch must be attached by then to learn the cause; on a
-/// machine that is too busy for that, the next attempt waits longer.
-const HEAD_STARTS: [&str; 3] = ["1s", "4s", "12s"];
-/// How many hosts run at once.
+/// How long after its start the host makes the first call, at first and in later attempts. The watch must be attached by
+/// then to learn the cause, and a machine that is too busy for that may also lose the records that the cause rests on: so
+/// a fault that was not found is planted again, alone.
+const HEAD_START: &str = "1s";
+const HEAD_STARTS_ALONE: [&str; 2] = ["4s", "12s"];
+/// How many hosts run at once at first.
 const AT_ONCE: usize = 3;
 
 /// A fault and the finding that it must lead to.
@@ -95,43 +103,67 @@ pub(super) fn all() -> Vec<Check> {
             "build it with `cargo xtask build`, and put it there",
         )];
     };
-    let (results, found) = mpsc::channel();
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    // Relaxed: the number is all that is shared; the channel orders the results.
-                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let Some(planted) = FAULTS.get(number) else {
-                        break;
-                    };
-                    let outcome = plant_and_find(&simulator, &shmtrace, planted);
-                    if results.send((number, check(planted, outcome))).is_err() {
-                        break;
-                    }
-                }
-            });
+    let outcomes = plant_all(&simulator, &shmtrace);
+    let checks = FAULTS.iter().zip(outcomes).map(|(planted, outcome)| {
+        let mut failed = Vec::new();
+        let mut outcome = outcome;
+        for head_start in HEAD_STARTS_ALONE {
+            let Err(why) = outcome else { break };
+            failed.push(why);
+            outcome = plant_and_find(&simulator, &shmtrace, planted, head_start);
         }
+        check(planted, outcome, &failed)
     });
-    drop(results);
-    let mut checks: Vec<(usize, Check)> = found.into_iter().collect();
-    checks.sort_by_key(|(number, _)| *number);
-    checks.into_iter().map(|(_, check)| check).collect()
+    checks.collect()
 }
 
-fn check(planted: &Planted, outcome: Result<Duration, String>) -> Check {
+/// Each of [`FAULTS`] once, a few at a time: what came of it, in their order.
+fn plant_all(simulator: &Path, shmtrace: &Path) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut outcomes = Vec::new();
+        // Relaxed: the number is all that is shared; joining the thread orders the outcomes.
+        while let number = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(planted) = FAULTS.get(number)
+        {
+            let outcome = plant_and_find(simulator, shmtrace, planted, HEAD_START);
+            outcomes.push((number, outcome));
+        }
+        outcomes
+    };
+    let mut all = vec![Err("the thread that planted it died".to_owned()); FAULTS.len()];
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        for (number, outcome) in workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_default())
+        {
+            all[number] = outcome;
+        }
+    });
+    all
+}
+
+/// `failed` = what came of earlier attempts.
+fn check(planted: &Planted, outcome: Outcome, failed: &[String]) -> Check {
     match outcome {
         Ok(after) => {
             let after = Duration::from_millis(after.as_millis() as u64);
-            Check::yes(
-                planted.name,
-                format!("{} after it was planted", humantime::format_duration(after)),
-            )
+            let after = humantime::format_duration(after);
+            let attempts = match failed.len() {
+                0 => String::new(),
+                before => format!(
+                    ", at attempt {} (before: {})",
+                    before + 1,
+                    failed.join("; ")
+                ),
+            };
+            let detail = format!("{after} after it was planted{attempts}");
+            Check::yes(planted.name, detail)
         }
         Err(why) => Check::no(
             planted.name,
-            why,
+            format!("{why}, in {} attempts", failed.len() + 1),
             format!(
                 "look at `{SIMULATOR} host --fault {}` with `shmtrace --verbose`, and report it",
                 planted.fault
@@ -151,36 +183,12 @@ fn simulator() -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-/// How long after it was planted the fault was found.
 fn plant_and_find(
     simulator: &Path,
     shmtrace: &Path,
     planted: &Planted,
-) -> Result<Duration, String> {
-    let mut outcome = Err("no attempt was made".to_owned());
-    for head_start in HEAD_STARTS {
-        let attempt = attempt(simulator, shmtrace, planted, head_start)?;
-        outcome = attempt.outcome;
-        if outcome.is_ok() || attempt.in_time {
-            break;
-        }
-    }
-    outcome
-}
-
-/// One host with one fault.
-struct Attempt {
-    /// The watch was attached before the fault.
-    in_time: bool,
-    outcome: Result<Duration, String>,
-}
-
-fn attempt(
-    simulator: &Path,
-    shmtrace: &Path,
-    planted: &Planted,
     head_start: &str,
-) -> Result<Attempt, String> {
+) -> Outcome {
     let fault = format!("{}:after=300", planted.fault);
     let mut host = Command::new(simulator);
     host.args([
@@ -221,7 +229,6 @@ fn attempt(
     watch
         .wait_for(|line| line["type"] == "header")
         .ok_or("the watch did not start")?;
-    let attached = mono_now().0;
     let fault = host
         .wait_for(|line| line.get("fault").is_some())
         .ok_or("the fault was not planted")?;
@@ -247,18 +254,14 @@ fn attempt(
         right || line["code"] == planted.code
     });
     let is_right = |finding: &Value| planted.cause.is_none_or(|cause| finding["cause"] == cause);
-    let outcome = match found {
+    match found {
         Some(finding) if is_right(&finding) => {
             let at = finding["mono_ns"].as_u64().unwrap_or(0);
             Ok(Duration::from_nanos(at.saturating_sub(since)))
         }
         _ if others.is_empty() => Err("planted, and not found".to_owned()),
         _ => Err(format!("planted, and only {} was found", others.join(", "))),
-    };
-    Ok(Attempt {
-        in_time: since > attached,
-        outcome,
-    })
+    }
 }
 
 /// A process that prints a JSON object a line, and ends with its whole tree when it is dropped.

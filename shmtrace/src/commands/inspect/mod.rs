@@ -4,7 +4,7 @@ mod snapshot;
 mod text;
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,7 +19,7 @@ use crate::{
     hub::{HubError, HubProblem, HubReader},
     observe::mono_now,
     process,
-    report::{printable, write_json},
+    report::{Page, printable, write_json},
     teardown::HubFile,
 };
 
@@ -67,13 +67,17 @@ impl Inspect {
         in_runtime(async {
             let stop = told_to_stop()?;
             tokio::pin!(stop);
+            let mut page = Page::new().filter(|_| !self.json);
             loop {
                 let shots = self.look()?;
-                if std::io::stdout().is_terminal() && !self.json {
-                    write!(anstream::stdout(), "\x1b[H\x1b[2J")
-                        .context("cannot write to stdout")?;
+                match &mut page {
+                    Some(page) => {
+                        let texts = shots.iter().map(|shot| text::render(shot, self.all));
+                        page.draw(&texts.collect::<String>())
+                            .context("cannot write to stdout")?;
+                    }
+                    None => self.print(&shots)?,
                 }
-                self.print(&shots)?;
                 tokio::select! {
                     () = &mut stop => return Ok(Exit::Clean),
                     () = tokio::time::sleep(interval) => {}
