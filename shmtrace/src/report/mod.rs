@@ -48,6 +48,8 @@ pub trait Report {
     fn note(&mut self, note: &str) -> io::Result<()> {
         writeln!(anstream::stderr(), "shmtrace: {}", printable(note))
     }
+    /// No more signs of life: the terminal is somebody else's, and nothing may be drawn over what that prints.
+    fn leave_terminal(&mut self) {}
     /// A short sign of life, from time to time.
     fn alive(&mut self, totals: &Totals, names: &Directory) -> io::Result<()>;
 }

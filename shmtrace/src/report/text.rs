@@ -107,6 +107,10 @@ impl<W: Write> Report for Text<W> {
         self.print(&text)
     }
 
+    fn leave_terminal(&mut self) {
+        self.status = StatusLine::new(false);
+    }
+
     fn note(&mut self, note: &str) -> io::Result<()> {
         self.status.clear()?;
         writeln!(anstream::stderr(), "shmtrace: {}", printable(note))

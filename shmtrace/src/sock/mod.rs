@@ -51,9 +51,12 @@ impl Sockets {
         Self::default()
     }
 
-    /// Makes the sockets of this process's network namespace visible. Cheap if they are.
+    /// Makes the sockets of this process's network namespace visible, unless it has ended. Cheap if they are.
     pub fn include(&mut self, process: &Process) -> io::Result<()> {
-        let identity = process.namespace("net")?;
+        let identity = match process.namespace("net") {
+            Err(error) if has_ended(&error) => return Ok(()),
+            identity => identity?,
+        };
         if self.namespaces.iter().any(|(known, _)| *known == identity) {
             return Ok(());
         }
@@ -66,7 +69,10 @@ impl Sockets {
         let socket = if own.as_os_str().as_encoded_bytes() == identity {
             DiagSocket::open()
         } else {
-            DiagSocket::open_in(&process.open_namespace("net")?)
+            match process.open_namespace("net") {
+                Err(error) if has_ended(&error) => return Ok(()),
+                namespace => DiagSocket::open_in(&namespace?),
+            }
         };
         match socket {
             Ok(socket) => self.namespaces.push((identity, socket)),
@@ -108,5 +114,28 @@ impl Sockets {
     /// Why `unix_diag` failed, if it ever did.
     pub fn unavailable(&self) -> Option<&str> {
         self.unavailable.as_deref()
+    }
+}
+
+/// Whether an error of a look into `/proc` means that the process is gone.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_says_nothing_about_the_kernel() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut sockets = Sockets::new();
+        sockets.include(&process).unwrap();
+        assert_eq!(sockets.unavailable(), None);
     }
 }

@@ -212,6 +212,16 @@ fn colour_is_for_terminals_that_want_it() {
 
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
+fn nothing_is_drawn_over_what_a_command_prints() {
+    let line = "shmtrace run -- bash -c 'echo -n par; sleep 1; echo tial'";
+    let (code, shown) = Terminal::start(line, &[]).end();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("partial\r\n"), "{shown:?}");
+    assert!(shown.contains("no findings in"), "{shown:?}");
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
 fn interrupt_reaches_the_command_and_its_status_counts() {
     let script = "trap \"echo got it; exit 9\" INT; echo up; while :; do sleep 0.01; done";
     let line = format!("shmtrace run --quiet -- bash -c '{script}'");

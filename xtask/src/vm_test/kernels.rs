@@ -22,6 +22,8 @@ pub(crate) struct Kernel {
     suite: &'static str,
     /// Whether it gets its module for looking at Unix sockets.
     pub(crate) unix_diag: bool,
+    /// Whether its sockets have tracepoints (from 6.3): signals must be seen there, else at every system call.
+    pub(crate) at_sockets: bool,
     /// Whether systemd is its first process.
     pub(crate) systemd: bool,
     /// The checks of `shmtrace doctor` that it does not answer with yes; all others it must.
@@ -36,6 +38,7 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         version: "5.10",
         suite: "bullseye-security",
         unix_diag: true,
+        at_sockets: false,
         systemd: false,
         limited: &[],
     },
@@ -44,6 +47,7 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         version: "6.1",
         suite: "bookworm",
         unix_diag: true,
+        at_sockets: false,
         systemd: false,
         limited: &[],
     },
@@ -52,6 +56,7 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         version: "6.12",
         suite: "trixie",
         unix_diag: true,
+        at_sockets: true,
         systemd: false,
         limited: &[],
     },
@@ -60,6 +65,7 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         version: "7.",
         suite: "trixie-backports",
         unix_diag: true,
+        at_sockets: true,
         systemd: false,
         limited: &[],
     },
@@ -68,6 +74,7 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         version: "6.1",
         suite: "bookworm",
         unix_diag: false,
+        at_sockets: false,
         systemd: false,
         limited: &["doorbell queues"],
     },
@@ -76,6 +83,7 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         version: "6.12",
         suite: "trixie",
         unix_diag: true,
+        at_sockets: true,
         systemd: true,
         limited: &[],
     },

@@ -25,15 +25,23 @@ const QUEUES: &str = "doorbell queues";
 /// An emulated machine is some twenty times slower than a real one.
 const GRACE: &str = "500ms";
 
+/// Where the probes see signals.
+const AT_SOCKETS: &str = "signals at sockets";
+const AT_CALLS: &str = "signals at every call";
+
 /// A limit of `run`, as it is given and as the kernel shows it.
 const LIMIT: (&str, &str) = ("64M", "67108864");
 
 /// What a machine is told to do.
 pub(crate) fn steps(kernel: &Kernel) -> Vec<Step> {
+    // What the probes fall back to is told by their log only.
     let doctor = Step {
         name: "doctor",
         seconds: 30,
-        script: "shmtrace doctor --json".to_owned(),
+        script: format!(
+            "RUST_LOG=shmtrace::probes=debug shmtrace doctor --json 2>/tmp/log; status=$?; \
+             grep -q 'watching all system calls' /tmp/log && echo {AT_CALLS} || echo {AT_SOCKETS}; exit $status"
+        ),
     };
     let mut steps = vec![doctor, limited("run", ""), out_of_memory()];
     if kernel.systemd {
@@ -182,7 +190,7 @@ fn judge_step(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
             );
             Ok("OOM kill reported".to_owned())
         }
-        "doctor" => doctor(outcome, limited),
+        "doctor" => doctor(outcome, kernel),
         "healthy" | "rapace-healthy" => {
             ended_with(outcome, CLEAN)?;
             let summary = summary(outcome)?;
@@ -221,7 +229,13 @@ fn ran(outcome: &Outcome, folder: &str, end: &str) -> Result<String> {
 }
 
 /// What the machine offers must be what the table says, no less and no more.
-fn doctor(outcome: &Outcome, limited: &[&str]) -> Result<String> {
+fn doctor(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
+    let limited = kernel.limited;
+    let signals = if kernel.at_sockets {
+        AT_SOCKETS
+    } else {
+        AT_CALLS
+    };
     ended_with(outcome, CLEAN)?;
     let text = outcome.output.join("\n");
     let object = text
@@ -242,8 +256,12 @@ fn doctor(outcome: &Outcome, limited: &[&str]) -> Result<String> {
         );
         ensure!(yes || check["remedy"].is_string(), "{name}: no remedy");
     }
+    ensure!(
+        outcome.output.iter().any(|line| line == signals),
+        "it does not see {signals}"
+    );
     Ok(format!(
-        "{} checks, {} limited",
+        "{} checks, {} limited, {signals}",
         checks.len(),
         limited.len()
     ))
@@ -340,7 +358,7 @@ fn objects(outcome: &Outcome) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::kernels::KERNELS, Kernel, Outcome, Result, judge_step};
+    use super::{super::kernels::KERNELS, AT_CALLS, Kernel, Outcome, Result, judge_step};
 
     /// The one that lacks `unix_diag`, the one with systemd, or any other.
     fn kernel(wanted: impl Fn(&Kernel) -> bool) -> &'static Kernel {
@@ -369,7 +387,7 @@ mod tests {
                     {{"name": "doorbell queues", "answer": "{queues}", "remedy": "modprobe unix_diag"}}
                 ]}}"#
             );
-            outcome("doctor", 0, &["a warning", &checks])
+            outcome("doctor", 0, &["a warning", &checks, AT_CALLS])
         };
         let plain = kernel(|kernel| kernel.limited.is_empty());
         assert!(judged(&said("limited")).is_ok());
@@ -377,6 +395,8 @@ mod tests {
         assert!(judge_step(&said("limited"), plain).is_err());
         assert!(judge_step(&said("yes"), plain).is_ok());
         assert!(judged(&outcome("doctor", 0, &["{}"])).is_err());
+        let newer = kernel(|kernel| kernel.at_sockets);
+        assert!(judge_step(&said("yes"), newer).is_err());
     }
 
     const SUMMARY: &str = r#"{"type":"summary","events":5000,"lost":0,"findings":{}}"#;

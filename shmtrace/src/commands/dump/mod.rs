@@ -88,10 +88,11 @@ impl Dump {
             for line in signal::send_and_collect(&pids) {
                 writeln!(out, "{line}").context("cannot write to stdout")?;
             }
-        } else if hubs.is_empty() {
-            return Err(no_hub(&pids));
         }
         out.flush().context("cannot write to stdout")?;
+        if hubs.is_empty() {
+            return Err(no_hub(&pids));
+        }
         Ok(Exit::Clean)
     }
 }

@@ -1,6 +1,7 @@
 //! `shmtrace run`: start a command under a memory limit and trace it from its first instruction.
 //!
-//! The command stays in this process group, so the terminal treats both as one job: ^C and ^Z reach both. A signal that
+//! The command stays in this process group, so the terminal treats both as one job: ^C and ^Z reach both. No status line is
+//! drawn, which would go over what the command prints. A signal that
 //! the terminal sent is left to the command; one that was sent to this process alone is passed on or ends the tree.
 //! Orphans of the tree come to this process (`PR_SET_CHILD_SUBREAPER`), so that none escapes when it is ended.
 
@@ -87,6 +88,7 @@ impl Run {
         };
         let options = self.tracing.options(vec![held.pid()]);
         let mut report = self.tracing.report(options.clock);
+        report.leave_terminal();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
