@@ -59,6 +59,9 @@ impl Kill {
                 let found = stale_hubs(folder).with_context(|| {
                     format!("cannot look for hub files in {}", folder.display())
                 })?;
+                if found.is_empty() {
+                    anstream::eprintln!("shmtrace: no hub file in {}", folder.display());
+                }
                 hubs.extend(found);
             }
         }

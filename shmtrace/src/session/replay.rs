@@ -6,6 +6,7 @@ use shmtrace_engine::{Mono, Output};
 
 use super::{Options, Tally, Verdict, judge::Judge};
 use crate::{
+    exit::Exit,
     recording::{Recording, Step},
     report::{Header, Report},
 };
@@ -48,9 +49,15 @@ pub fn replay<R: BufRead>(
         }
     }
     if recording.was_cut() {
-        tally.note("the recording was cut: its recorder was killed".to_owned());
+        let note = "the recording was cut short, as by a recorder that was killed: what came after is not known";
+        report.note(note)?;
+        tally.note(note.to_owned());
     }
     let totals = tally.totals(now, &judge.summary());
     report.summary(&totals, &judge.names)?;
-    Ok(tally.verdict(options, &totals, judge.names.hubs().next().is_some()))
+    let mut verdict = tally.verdict(options, &totals, judge.names.hubs().next().is_some());
+    if recording.was_cut() && verdict.exit == Exit::Clean {
+        verdict.exit = Exit::Inconclusive;
+    }
+    Ok(verdict)
 }

@@ -1,6 +1,6 @@
 //! `run`, `record` and `profile` on whole hosts: one on this workspace's transport, one on rapace 0.4.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use serde_json::Value;
 
@@ -81,6 +81,32 @@ fn a_recording_is_judged_as_the_watch_was() {
         assert_eq!(replayed.code, Some(3), "{replayed:?}");
         assert_eq!(lines(&replayed, "finding"), lines(&recorded, "finding"));
     }
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn a_recording_that_was_cut_short_proves_nothing_about_its_rest() {
+    let mut command = Command::new(Kind::Sim.program());
+    let host = Host::start(&mut command, &["--gap", "5ms"], "\"ready\"");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("healthy.rec");
+    let file = file.to_str().unwrap();
+    let recorded = run(&[
+        "record",
+        "-o",
+        file,
+        "--duration",
+        "1s",
+        "--pid-tree",
+        &host.arg(),
+    ]);
+    assert_eq!(recorded.code, Some(0), "{recorded:?}");
+    assert_eq!(run(&["replay", file]).code, Some(0));
+    let whole = fs::read(file).unwrap();
+    fs::write(file, &whole[..whole.len() - 5]).unwrap();
+    let cut = run(&["replay", file]);
+    assert_eq!(cut.code, Some(4), "{cut:?}");
+    assert!(cut.stderr.contains("was cut short"), "{cut:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use rustix::process::Signal;
 
 use crate::{
-    steady::{assert_same, assert_steady},
+    steady::{assert_same, assert_steady, assert_steady_after},
     support::{Host, Kind, Ran, eventually, exists, run},
 };
 
@@ -68,11 +68,123 @@ fn a_hung_tree_seen_by_every_command() {
         );
         compare("dump_hung", &host, kind, &["dump"]);
         compare("inspect_hung", &host, kind, &["inspect"]);
+        record_and_replay(&host, kind);
         compare("kill_dry_run", &host, kind, &["kill", "--dry-run"]);
         compare("nudge_other", &host, kind, &["nudge", "--peer", "0"]);
         compare("nudge_hung", &host, kind, &["nudge", "--peer", "1"]);
         compare("nudge_healed", &host, kind, &["nudge", "--peer", "1"]);
     }
+}
+
+/// A recording shows what the watch showed.
+fn record_and_replay(host: &Host, kind: Kind) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hang.rec");
+    let file = file.to_str().unwrap();
+    compare(
+        "record_hung",
+        host,
+        kind,
+        &["record", "-o", file, "--duration", "1s"],
+    );
+    let ran = run(&["replay", "--fail-on", "any", file]);
+    assert_steady(&format!("replay_hung_{}", kind.name()), host, &all_of(&ran));
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn a_host_that_is_run() {
+    for kind in Kind::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = folder.path().join("hub.shm");
+        let program = kind.program();
+        let start = [
+            "run",
+            "--",
+            program.to_str().unwrap(),
+            "host",
+            "--plugins",
+            "2",
+        ];
+        let traffic = [
+            "--round-trips",
+            "200",
+            "--gap",
+            "3ms",
+            "--hub",
+            hub.to_str().unwrap(),
+        ];
+        let mut ran = run(&[&start[..], &traffic].concat());
+        // What the host itself prints.
+        ran.stdout = ran
+            .stdout
+            .lines()
+            .filter(|line| !line.starts_with('{'))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_steady_after(&format!("run_{}", kind.name()), &all_of(&ran));
+    }
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn what_a_profile_says_beside_its_graph() {
+    let host = Host::healthy(Kind::Rapace);
+    let folder = tempfile::tempdir().unwrap();
+    for (name, more) in [("profile", None), ("profile_off_cpu", Some("--off-cpu"))] {
+        let file = folder.path().join("graph.svg");
+        let mut args = vec!["profile", "--duration", "1s", "-o", file.to_str().unwrap()];
+        args.extend(more);
+        let tree = host.arg();
+        args.extend(["--pid-tree", &tree]);
+        let ran = run(&args);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        // How many stacks are usable depends on how the C library was built.
+        let first = ran.stderr.lines().next().unwrap();
+        assert_steady_after(name, first);
+    }
+}
+
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn what_doctor_looks_at() {
+    // Answers and details are those of the machine.
+    let ran = run(&["doctor"]);
+    let names = ran.stdout.lines().map(|line| {
+        let of_a_check = ["yes ", "limited ", "no "]
+            .iter()
+            .any(|answer| line.starts_with(answer));
+        match of_a_check {
+            true => format!(
+                "[answer]  {}\n",
+                line.get(9..35).unwrap_or_default().trim_end()
+            ),
+            false if line.trim_start().starts_with("remedy: ") => String::new(),
+            false => format!("{line}\n"),
+        }
+    });
+    assert_same("doctor", &names.collect::<String>());
+}
+
+#[test]
+fn stale_hubs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    for name in ["dodeca-hub-1.shm", "notes.shm"] {
+        let content: &[u8] = if name == "notes.shm" {
+            b"no hub"
+        } else {
+            b"RAPAHUB\0"
+        };
+        std::fs::write(folder.path().join(name), [content, &[0; 4088]].concat()).unwrap();
+    }
+    let stale = ["kill", "--stale", "--hub-dir", path];
+    assert_steady_after(
+        "kill_stale_dry_run",
+        &all_of(&run(&[&stale[..], &["--dry-run"]].concat())),
+    );
+    assert_steady_after("kill_stale", &all_of(&run(&stale)));
+    assert_steady_after("kill_stale_again", &all_of(&run(&stale)));
 }
 
 #[test]

@@ -70,6 +70,18 @@ pub(crate) fn assert_steady(name: &str, host: &Host, text: &str) {
     settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
+/// Compares what was printed of processes that have ended with the snapshot of this name.
+pub(crate) fn assert_steady_after(name: &str, text: &str) {
+    let mut settings = settings();
+    settings.add_filter(r"watching \d+", "watching [pid]");
+    settings.add_filter(r"\d+ samples( \(\d+ %\))?", "[n] samples");
+    settings.add_filter(r" of waits( \(\d+ %\))?", " of waits");
+    for (pattern, replacement) in VARYING {
+        settings.add_filter(pattern, replacement);
+    }
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
 /// Pids and tids of the host's tree with what they are.
 fn numbers(host: &Host) -> BTreeMap<u32, String> {
     let mut numbers = BTreeMap::new();
