@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::error::{HubError, SlotError};
 use crate::futex;
 use crate::layout::{SlotFields, class, slot};
-use crate::lost::Words;
 use crate::map::Mapping;
+use crate::moves::Words;
 use crate::peer::PeerEntry;
 use crate::stack::FreeStack;
 
@@ -68,10 +68,8 @@ impl Drop for Window<'_> {
 
 /// The metadata of one slot.
 struct Meta<'a> {
-    generation: &'a AtomicU32,
-    state: &'a AtomicU32,
+    words: Words<'a>,
     next_free: &'a AtomicU32,
-    owner: &'a AtomicU32,
 }
 
 impl HubAllocator {
@@ -146,31 +144,14 @@ impl HubAllocator {
             let Some(index) = taken.map_err(|bad| missing(number, bad.0))? else {
                 return Ok(None);
             };
-            let meta = self.meta(number, index)?;
-            // AcqRel: Acquire pairs with the Release in `release`, so the last reader of the payload is done with
-            // it; Release is for symmetry with those that look at states.
-            if meta
-                .state
-                .compare_exchange(
-                    slot::STATE_FREE,
-                    slot::STATE_ALLOCATED,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                )
-                .is_err()
-            {
-                // Somebody owns it although it was on the list: it comes back when that owner frees it.
-                continue;
+            // Somebody owns it although it was on the list: it comes back when that owner frees it.
+            if let Some(generation) = self.meta(number, index)?.words.own(owner) {
+                return Ok(Some(SlotRef {
+                    class: number,
+                    index,
+                    generation,
+                }));
             }
-            // Release: a host that reclaims after our death sees the owner (Acquire in `reclaim_owner`).
-            meta.owner.store(owner, Ordering::Release);
-            // Release: who sees the new generation sees the new owner.
-            let generation = meta.generation.fetch_add(1, Ordering::Release);
-            return Ok(Some(SlotRef {
-                class: number,
-                index,
-                generation: generation.wrapping_add(1),
-            }));
         }
         Ok(None)
     }
@@ -197,8 +178,9 @@ impl HubAllocator {
     ///
     /// When the slot is not allocated, or not of this generation.
     pub fn mark_in_flight(&self, slot: SlotRef) -> Result<(), SlotError> {
-        self.turn(slot, slot::STATE_ALLOCATED, slot::STATE_IN_FLIGHT)
-            .map(|_| ())
+        self.expect(slot, slot::STATE_ALLOCATED)?
+            .turn(slot::STATE_ALLOCATED, slot::STATE_IN_FLIGHT)
+            .map_err(|found| wrong_state(slot, slot::STATE_ALLOCATED, found))
     }
 
     /// Copies a payload that arrived out of its slot.
@@ -241,13 +223,9 @@ impl HubAllocator {
     fn release(&self, slot: SlotRef, from: u32) -> Result<(), SlotError> {
         let window = self.window();
         window.names(slot.class, slot.index);
-        // Through ALLOCATED without an owner: freed only when nobody can find it under the old owner any more, so
-        // that reclaiming at the same time cannot free it twice.
-        let meta = self.turn(slot, from, slot::STATE_ALLOCATED)?;
-        // Release: pairs with `reclaim_owner`.
-        meta.owner.store(slot::OWNER_NONE, Ordering::Release);
-        // Release: we are done with the payload; pairs with the exchange in `alloc_from`.
-        meta.state.store(slot::STATE_FREE, Ordering::Release);
+        self.expect(slot, from)?
+            .let_go(from)
+            .map_err(|found| wrong_state(slot, from, found))?;
         let was_empty = self.push(slot.class, slot.index)?;
         drop(window);
         self.tell(slot.class, was_empty);
@@ -272,7 +250,7 @@ impl HubAllocator {
                 continue;
             };
             // Relaxed: a count of a moment.
-            match meta.state.load(Ordering::Relaxed) {
+            match meta.words.state.load(Ordering::Relaxed) {
                 slot::STATE_FREE => status.free += 1,
                 slot::STATE_ALLOCATED => status.allocated += 1,
                 slot::STATE_IN_FLIGHT => status.in_flight += 1,
@@ -324,12 +302,7 @@ impl HubAllocator {
     }
 
     fn words(&self, number: u32, index: u32) -> Option<Words<'_>> {
-        let meta = self.meta(number, index).ok()?;
-        Some(Words {
-            generation: meta.generation,
-            state: meta.state,
-            owner: meta.owner,
-        })
+        Some(self.meta(number, index).ok()?.words)
     }
 
     fn meta(&self, number: u32, index: u32) -> Result<Meta<'_>, SlotError> {
@@ -342,10 +315,12 @@ impl HubAllocator {
             .map_err(|_| missing)?;
         let [generation, state, next_free, owner] = words;
         Ok(Meta {
-            generation,
-            state,
+            words: Words {
+                generation,
+                state,
+                owner,
+            },
             next_free,
-            owner,
         })
     }
 
@@ -370,10 +345,10 @@ impl HubAllocator {
             .map_err(|_| missing)
     }
 
-    fn expect(&self, slot: SlotRef, state: u32) -> Result<Meta<'_>, SlotError> {
-        let meta = self.meta(slot.class, slot.index)?;
+    fn expect(&self, slot: SlotRef, state: u32) -> Result<Words<'_>, SlotError> {
+        let words = self.meta(slot.class, slot.index)?.words;
         // Acquire: pairs with the Release of the allocation; who matches the generation sees its owner.
-        let found = meta.generation.load(Ordering::Acquire);
+        let found = words.generation.load(Ordering::Acquire);
         if found != slot.generation {
             return Err(SlotError::Stale {
                 class: slot.class,
@@ -383,33 +358,11 @@ impl HubAllocator {
             });
         }
         // Acquire: pairs with `turn` of the sender; the payload is there.
-        let found = meta.state.load(Ordering::Acquire);
+        let found = words.state.load(Ordering::Acquire);
         if found != state {
-            return Err(SlotError::State {
-                class: slot.class,
-                index: slot.index,
-                expected: state,
-                found,
-            });
+            return Err(wrong_state(slot, state, found));
         }
-        Ok(meta)
-    }
-
-    fn turn(&self, slot: SlotRef, from: u32, to: u32) -> Result<Meta<'_>, SlotError> {
-        let meta = self.expect(slot, from)?;
-        // AcqRel: Release makes the payload visible with the state, Acquire what the other side did before.
-        match meta
-            .state
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
-        {
-            Ok(_) => Ok(meta),
-            Err(found) => Err(SlotError::State {
-                class: slot.class,
-                index: slot.index,
-                expected: from,
-                found,
-            }),
-        }
+        Ok(words)
     }
 
     fn stack<'a>(
@@ -459,6 +412,15 @@ impl HubAllocator {
         self.map
             .at("size class", class.header + self.fields.free_head)
             .map_err(|_| missing(number, class::NO_SLOT))
+    }
+}
+
+fn wrong_state(slot: SlotRef, expected: u32, found: u32) -> SlotError {
+    SlotError::State {
+        class: slot.class,
+        index: slot.index,
+        expected,
+        found,
     }
 }
 

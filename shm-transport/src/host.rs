@@ -10,13 +10,14 @@ use rustix::process::Pid;
 use tokio::sync::Notify;
 
 use crate::alloc::host_owner;
+use crate::claim::Claim;
 use crate::doorbell::Doorbell;
 use crate::error::{HubError, TransportError};
 use crate::frame::Frame;
 use crate::gone::{Gone, asleep};
 use crate::hub::{Hub, HubConfig};
 use crate::lane::{Direction, Receiver, Sender};
-use crate::peer::{Claim, PeerEntry};
+use crate::peer::PeerEntry;
 
 /// A hub and its host.
 #[derive(Debug)]

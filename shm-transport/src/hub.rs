@@ -8,10 +8,16 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::alloc::HubAllocator;
 use crate::error::HubError;
-use crate::layout::{self, SlotFields, class, desc, extent, hub, peer, ring, slot};
+use crate::layout::{self, SlotFields, class, desc, hub, peer, ring};
 use crate::map::Mapping;
 use crate::peer::PeerEntry;
 use crate::view::DescRing;
+
+mod create;
+
+#[cfg(test)]
+use self::create::SMALL_CLASSES;
+use self::create::{Classes, extent_size, write};
 
 /// What a new hub shall look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,14 +82,15 @@ impl Geometry {
         })
     }
 
+    fn file_size(&self, classes: &Classes) -> usize {
+        classes.iter().fold(self.extents, |end, (size, slots)| {
+            end + extent_size(*size, *slots)
+        })
+    }
+
     fn ring_offset(&self, id: u16, which: usize) -> usize {
         self.ring_region + (usize::from(id) * 2 + which) * ring::size(self.ring_capacity)
     }
-}
-
-/// Bytes of an extent.
-fn extent_size(slot_size: u32, slots: u32) -> usize {
-    extent::HEADER_SIZE + slots as usize * (slot::META_SIZE + slot_size as usize)
 }
 
 /// A mapped hub.
@@ -122,11 +129,7 @@ impl Hub {
     ) -> Result<Self, HubError> {
         let path = path.as_ref();
         let geometry = Geometry::of(config)?;
-        let size = class::DEFAULTS
-            .iter()
-            .fold(geometry.extents, |end, (size, slots)| {
-                end + extent_size(*size, *slots)
-            });
+        let size = geometry.file_size(&class::DEFAULTS);
         let failed = |action| {
             move |source| HubError::File {
                 action,
@@ -149,10 +152,8 @@ impl Hub {
             .map_err(failed("create"))?;
         file.set_len(size as u64).map_err(failed("size"))?;
         let map = Mapping::new(&file).map_err(failed("map"))?;
-        write_header(&map, &geometry, size)?;
-        write_peers(&map, &geometry)?;
-        write_classes(&map, &geometry, &fields)?;
-        Self::view(map, geometry, path)
+        write(&map, &geometry, &fields, &class::DEFAULTS)?;
+        Self::view(Arc::new(map), geometry, path)
     }
 
     /// Opens a hub that another process created.
@@ -176,11 +177,32 @@ impl Hub {
             .map_err(failed("open"))?;
         let map = Mapping::new(&file).map_err(failed("map"))?;
         let geometry = read_header(&map)?;
-        Self::view(map, geometry, path)
+        Self::view(Arc::new(map), geometry, path)
     }
 
-    fn view(map: Mapping, geometry: Geometry, path: &Path) -> Result<Self, HubError> {
-        let map = Arc::new(map);
+    /// A hub in memory that is no file and with [`SMALL_CLASSES`], for tests under Miri, which maps no files.
+    #[cfg(test)]
+    pub(crate) fn in_memory(config: HubConfig, fields: SlotFields) -> Result<Self, HubError> {
+        let geometry = Geometry::of(config)?;
+        let map = Mapping::anonymous(geometry.file_size(&SMALL_CLASSES));
+        write(&map, &geometry, &fields, &SMALL_CLASSES)?;
+        Self::view(Arc::new(map), geometry, Path::new("memory"))
+    }
+
+    /// The same memory, opened as another process would.
+    #[cfg(test)]
+    pub(crate) fn again(&self) -> Result<Self, HubError> {
+        let geometry = read_header(&self.map)?;
+        Self::view(Arc::clone(&self.map), geometry, &self.path)
+    }
+
+    /// Puts a word anywhere, as an enemy would.
+    #[cfg(test)]
+    pub(crate) fn poke(&self, offset: usize, value: u32) {
+        create::put32(&self.map, offset, value).expect("within the memory");
+    }
+
+    fn view(map: Arc<Mapping>, geometry: Geometry, path: &Path) -> Result<Self, HubError> {
         let allocator = HubAllocator::new(Arc::clone(&map), geometry.size_classes)?;
         Ok(Self {
             map,
@@ -264,104 +286,6 @@ impl Hub {
     pub(crate) fn peer_id_counter(&self) -> Result<&AtomicU16, HubError> {
         self.map.at("peer_id_counter", hub::PEER_ID_COUNTER)
     }
-}
-
-/// Relaxed stores throughout: nobody has the file yet, and who opens it later is told so by the host in ways that
-/// synchronize (a new process, a pipe).
-fn put32(map: &Mapping, offset: usize, value: u32) -> Result<(), HubError> {
-    map.at::<AtomicU32>("field", offset)?
-        .store(value, Ordering::Relaxed);
-    Ok(())
-}
-
-fn put64(map: &Mapping, offset: usize, value: u64) -> Result<(), HubError> {
-    map.at::<AtomicU64>("field", offset)?
-        .store(value, Ordering::Relaxed);
-    Ok(())
-}
-
-fn write_header(map: &Mapping, geometry: &Geometry, size: usize) -> Result<(), HubError> {
-    put64(map, hub::MAGIC, u64::from_ne_bytes(layout::MAGIC))?;
-    put32(map, hub::VERSION, layout::VERSION)?;
-    map.at::<AtomicU16>("max_peers", hub::MAX_PEERS)?
-        .store(geometry.max_peers, Ordering::Relaxed);
-    put64(map, hub::CURRENT_SIZE, size as u64)?;
-    put32(map, hub::EXTENT_COUNT, class::COUNT as u32)?;
-    put32(map, hub::RING_CAPACITY, geometry.ring_capacity)?;
-    put64(map, hub::PEER_TABLE_OFFSET, geometry.peer_table as u64)?;
-    put64(map, hub::RING_REGION_OFFSET, geometry.ring_region as u64)?;
-    put64(map, hub::SIZE_CLASS_OFFSET, geometry.size_classes as u64)?;
-    put64(map, hub::EXTENT_REGION_OFFSET, geometry.extents as u64)
-}
-
-fn write_peers(map: &Mapping, geometry: &Geometry) -> Result<(), HubError> {
-    for id in 0..geometry.max_peers {
-        let entry = geometry.peer_table + usize::from(id) * peer::SIZE;
-        let (send, recv) = (geometry.ring_offset(id, 0), geometry.ring_offset(id, 1));
-        put64(map, entry + peer::SEND_RING_OFFSET, send as u64)?;
-        put64(map, entry + peer::RECV_RING_OFFSET, recv as u64)?;
-        put32(map, send + ring::CAPACITY, geometry.ring_capacity)?;
-        put32(map, recv + ring::CAPACITY, geometry.ring_capacity)?;
-    }
-    Ok(())
-}
-
-fn write_classes(map: &Mapping, geometry: &Geometry, at: &SlotFields) -> Result<(), HubError> {
-    let mut start = geometry.extents;
-    for (number, (slot_size, slots)) in class::DEFAULTS.into_iter().enumerate() {
-        let header = geometry.size_classes + number * class::SIZE;
-        put32(map, header + class::SLOT_SIZE, slot_size)?;
-        // Shift, number of extents and padding share a word; the counts of the defaults are powers of two.
-        let mut shift = [slots.ilog2() as u8, 0, 0, 0];
-        if *at == SlotFields::RAPACE_05 {
-            put32(map, header + 4, slots)?;
-        } else {
-            shift[1] = 1;
-        }
-        put32(
-            map,
-            header + at.extent_slot_shift,
-            u32::from_ne_bytes(shift),
-        )?;
-        put32(map, header + at.total_slots, slots)?;
-        // The first slot is on top, as if all had been pushed once.
-        put64(map, header + at.free_head, 1 << 32)?;
-        put64(map, header + class::EXTENT_OFFSETS, start as u64)?;
-        write_extent(map, start, (number as u8, slot_size, slots), at)?;
-        start += extent_size(slot_size, slots);
-    }
-    Ok(())
-}
-
-fn write_extent(
-    map: &Mapping,
-    start: usize,
-    (class, slot_size, slots): (u8, u32, u32),
-    at: &SlotFields,
-) -> Result<(), HubError> {
-    let data = extent::HEADER_SIZE as u32 + slots * slot::META_SIZE as u32;
-    put32(
-        map,
-        start + extent::SIZE_CLASS,
-        u32::from_ne_bytes([class, 0, 0, 0]),
-    )?;
-    if *at == SlotFields::RAPACE_05 {
-        put32(map, start + 12, slot_size)?;
-    }
-    put32(map, start + at.slot_count, slots)?;
-    put32(map, start + at.meta_offset, extent::HEADER_SIZE as u32)?;
-    put32(map, start + at.data_offset, data)?;
-    for index in 0..slots {
-        let meta = start + extent::HEADER_SIZE + index as usize * slot::META_SIZE;
-        let next = if index + 1 < slots {
-            index + 1
-        } else {
-            class::NO_SLOT
-        };
-        put32(map, meta + slot::NEXT_FREE, next)?;
-        put32(map, meta + slot::OWNER_PEER, slot::OWNER_NONE)?;
-    }
-    Ok(())
 }
 
 fn read_header(map: &Mapping) -> Result<Geometry, HubError> {

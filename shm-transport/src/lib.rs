@@ -29,6 +29,29 @@
 //! and does not sleep. (It may look for some microseconds longer, where that has paid lately; nobody relies on it.)
 //! Peers that ring for each message and drain always (rapace) fit into this unchanged.
 //!
+//! ```
+//! use shm_transport::{Frame, HubConfig, HubHost, HubPeerTransport};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let host = HubHost::create(folder.path().join("hub.shm"), HubConfig::default())?;
+//! let (peer, ticket) = host.add_peer("echo")?;
+//!
+//! // A host starts a program with `ticket.args()`, which calls `HubPeerTransport::open`. Here both are one process.
+//! let plugin = HubPeerTransport::open_owned(&ticket.hub_path, ticket.peer_id, ticket.doorbell)?;
+//!
+//! peer.send(&Frame::data(1, 1, 0, b"hello".to_vec())).await?;
+//! let request = plugin.recv().await?;
+//! plugin.send(&request).await?;
+//! assert_eq!(peer.recv().await?.payload, b"hello");
+//!
+//! peer.mark_dead().await;
+//! assert!(peer.send(&request).await.is_err());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Start with [`HubHost`] and [`HubPeerTransport`]; the `echo` example shows both as processes. [`DescRing`],
 //! [`HubAllocator`], [`Doorbell`] and [`futex`] are the parts, for diagnostics and tests.
 //!
@@ -37,6 +60,7 @@
 pub mod layout;
 
 mod alloc;
+mod claim;
 mod desc;
 mod diag;
 mod doorbell;
@@ -51,6 +75,9 @@ mod lost;
 #[cfg(test)]
 mod lost_tests;
 mod map;
+#[cfg(test)]
+mod memory_tests;
+mod moves;
 mod peer;
 mod plugin;
 mod ring;

@@ -12,32 +12,9 @@
 use std::collections::HashSet;
 
 use crate::layout::class::NO_SLOT;
+use crate::moves::Words;
 use crate::stack::FreeStack;
 use crate::sync::{AtomicU32, Ordering};
-
-/// What is looked at of a slot.
-pub(crate) struct Words<'a> {
-    pub(crate) generation: &'a AtomicU32,
-    pub(crate) state: &'a AtomicU32,
-    pub(crate) owner: &'a AtomicU32,
-}
-
-/// No owner.
-const NOBODY: u32 = u32::MAX;
-/// A message on its way always has an owner, or is about to be freed by its receiver.
-const IN_FLIGHT: u32 = 2;
-
-impl Words<'_> {
-    /// Generation and state, if nobody owns the slot.
-    fn ownerless(&self) -> Option<(u32, u32)> {
-        // Acquire, all three: they stay in this order, and whoever wrote them (Release) has named the slot before.
-        // The generation comes first: an allocation that it includes has set its owner already.
-        let generation = self.generation.load(Ordering::Acquire);
-        let owner = self.owner.load(Ordering::Acquire);
-        let state = self.state.load(Ordering::Acquire);
-        (owner == NOBODY && state < IN_FLIGHT).then_some((generation, state))
-    }
-}
 
 /// The lost ones among `slots`; `None` when the list moved meanwhile, so that nothing can be said.
 pub(crate) fn lost<'a, F: Fn(u32) -> Option<&'a AtomicU32>>(

@@ -36,6 +36,13 @@ impl Mapping {
         Ok(Self(MmapOptions::new().map_raw(file)?))
     }
 
+    /// Memory that is no file.
+    #[cfg(test)]
+    pub(crate) fn anonymous(len: usize) -> Self {
+        let memory = MmapOptions::new().len(len).map_anon();
+        Self(memory.expect("there is memory").into())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

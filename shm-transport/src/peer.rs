@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use crate::claim::{self, Claim};
 use crate::error::HubError;
-use crate::layout::{desc, peer};
+use crate::layout::peer;
 use crate::map::Mapping;
 
 /// One peer as the hub knows it.
@@ -13,17 +14,6 @@ pub struct PeerEntry {
     map: Arc<Mapping>,
     offset: usize,
     id: u16,
-}
-
-/// Which slot a peer has in its hands, between a free list and an owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// It does not say: a peer of rapace, or none yet.
-    Unannounced,
-    /// None.
-    Nothing,
-    /// This one, as a descriptor names it.
-    Slot(u32),
 }
 
 /// Stands in for fields that cannot be out of the file, as `new` has seen them in it.
@@ -109,29 +99,17 @@ impl PeerEntry {
 
     /// What the peer says about the slot that it is moving.
     pub(crate) fn claim(&self) -> Claim {
-        // Acquire: pairs with the Release in `claim_nothing`; who sees the claim gone sees the slot owned or listed.
-        match self.wide(peer::CLAIM).load(Ordering::Acquire) {
-            word if word & peer::CLAIM_ANNOUNCED == 0 => Claim::Unannounced,
-            word if word as u32 == desc::INLINE_SLOT => Claim::Nothing,
-            word => Claim::Slot(word as u32),
-        }
+        claim::read(self.wide(peer::CLAIM))
     }
 
     /// The peer is about to move this slot, as a descriptor names it, between a free list and an owner.
     pub(crate) fn claim_slot(&self, slot: u32) {
-        // Relaxed: the change of the list's head or of the slot's state that follows is a Release; who sees that
-        // sees this.
-        self.wide(peer::CLAIM)
-            .store(peer::CLAIM_ANNOUNCED | u64::from(slot), Ordering::Relaxed);
+        claim::slot(self.wide(peer::CLAIM), slot);
     }
 
     /// The peer moves no slot now, and will say so when it does.
     pub(crate) fn claim_nothing(&self) {
-        // Release: pairs with `claim`.
-        self.wide(peer::CLAIM).store(
-            peer::CLAIM_ANNOUNCED | u64::from(desc::INLINE_SLOT),
-            Ordering::Release,
-        );
+        claim::nothing(self.wide(peer::CLAIM));
     }
 
     /// A plugin took its place.
@@ -183,7 +161,8 @@ impl PeerEntry {
     fn change(&self, set: u32, clear: u32) -> u32 {
         let word = self.word(peer::FLAGS);
         // AcqRel: Release makes what was done before visible with the flag, Acquire what the other side did
-        // before its own change (a host that buries sees the plugin's last steps).
+        // before its own change (a host that buries sees the plugin's last steps). Relaxed otherwise: what was found
+        // is only compared.
         let mut flags = word.load(Ordering::Relaxed);
         loop {
             match word.compare_exchange_weak(

@@ -23,25 +23,14 @@ impl HubAllocator {
             let Ok(meta) = self.meta(class, index) else {
                 continue;
             };
-            // Acquire: pairs with the Release stores of the owner.
-            if meta.owner.load(Ordering::Acquire) != owner {
+            if !meta.words.is_of(owner) {
                 continue;
             }
             let window = self.window();
             window.names(class, index);
-            // AcqRel: exactly one of us and a receiver that frees it at this moment takes it off its owner.
-            if meta
-                .owner
-                .compare_exchange(owner, slot::OWNER_NONE, Ordering::AcqRel, Ordering::Relaxed)
-                .is_err()
-            {
+            if !meta.words.take_from(owner) {
                 continue;
             }
-            // Release: descriptors that still name the old generation are stale from now on.
-            meta.generation.fetch_add(1, Ordering::Release);
-            // AcqRel: as in `release`. A slot that is free and still has an owner is on no list yet: its receiver died
-            // between the two (rapace frees in that order; we never leave such a slot).
-            meta.state.swap(slot::STATE_FREE, Ordering::AcqRel);
             if let Ok(was_empty) = self.push(class, index) {
                 drop(window);
                 self.tell(class, was_empty);
@@ -87,8 +76,8 @@ impl HubAllocator {
                     let Ok(meta) = self.meta(number, *index) else {
                         continue;
                     };
-                    // Release: as in `release`; nobody else can reach the slot until it is on the list.
-                    meta.state.store(slot::STATE_FREE, Ordering::Release);
+                    // Release: as in `let_go`; nobody else can reach the slot until it is on the list.
+                    meta.words.state.store(slot::STATE_FREE, Ordering::Release);
                     was_empty |= self.push(number, *index).unwrap_or(false);
                 }
                 drop(window);
