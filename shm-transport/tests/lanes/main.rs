@@ -1,5 +1,8 @@
 //! Both sides of a lane in one process: what is dropped, full, damaged or dead.
 
+mod cancel;
+mod scribble;
+
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,6 +61,14 @@ const LONG: Duration = Duration::from_secs(20);
 /// So short that a wait is dropped in the midst of it.
 const SHORT: Duration = Duration::from_millis(20);
 
+/// xorshift64*: the same drops in each run.
+fn random(state: &mut u64, below: u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d) % below
+}
+
 #[tokio::test]
 async fn every_size_arrives_both_ways_and_leaves_its_slot_free() {
     for fields in [SlotFields::STANDARD, SlotFields::RAPACE_05] {
@@ -86,52 +97,6 @@ async fn every_size_arrives_both_ways_and_leaves_its_slot_free() {
             TransportError::Slot(SlotError::TooLarge { .. })
         ));
     }
-}
-
-#[tokio::test]
-async fn a_dropped_recv_loses_nothing() {
-    let pair = pair(8);
-    assert!(timeout(SHORT, pair.plugin.recv()).await.is_err());
-    for id in 0..200 {
-        // Dropped before, while and after a message comes.
-        let _maybe = timeout(Duration::ZERO, pair.plugin.recv())
-            .await
-            .map(|early| {
-                panic!("nothing was sent, but {early:?} came");
-            });
-        pair.peer.send(&message(id, 30)).await.unwrap();
-        let received = timeout(LONG, pair.plugin.recv()).await.unwrap().unwrap();
-        assert_eq!(received, message(id, 30));
-    }
-}
-
-#[tokio::test]
-async fn a_dropped_send_sends_nothing_and_keeps_no_slot() {
-    let pair = pair(2);
-    for id in 0..2 {
-        pair.peer.send(&message(id, 30)).await.unwrap();
-    }
-    // Full: it waits for space, and is dropped while it does.
-    assert!(
-        timeout(SHORT, pair.peer.send(&message(99, 30)))
-            .await
-            .is_err()
-    );
-    assert_eq!(
-        pair.host.hub().allocator().slot_status().total().in_flight,
-        2
-    );
-    for id in 0..2 {
-        let received = timeout(LONG, pair.plugin.recv()).await.unwrap().unwrap();
-        assert_eq!(received, message(id, 30));
-    }
-    pair.peer.send(&message(2, 30)).await.unwrap();
-    let received = timeout(LONG, pair.plugin.recv()).await.unwrap().unwrap();
-    assert_eq!(received, message(2, 30));
-    assert_eq!(
-        pair.host.hub().allocator().slot_status().total().in_flight,
-        0
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -310,76 +275,6 @@ async fn diagnostics_look_as_they_always_did() {
          --- End Hub Diagnostics ---\n"
     );
     assert_eq!(pair.plugin.doorbell_pending_bytes(), 1);
-}
-
-/// xorshift64*: the same drops in each run.
-fn random(state: &mut u64, below: u64) -> u64 {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    state.wrapping_mul(0x2545_f491_4f6c_dd1d) % below
-}
-
-/// Polls a call now and then and drops it after a random number of polls; `None` when it was dropped.
-async fn dropped_at_random<T>(state: &mut u64, call: impl Future<Output = T>) -> Option<T> {
-    let mut polls = random(state, 4);
-    let mut call = std::pin::pin!(call);
-    std::future::poll_fn(move |context| {
-        if let std::task::Poll::Ready(done) = call.as_mut().poll(context) {
-            return std::task::Poll::Ready(Some(done));
-        }
-        if polls == 0 {
-            return std::task::Poll::Ready(None);
-        }
-        polls -= 1;
-        context.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_dropped_at_random_lose_and_double_nothing() {
-    const MESSAGES: u64 = 3_000;
-    // A ring of 2 is nearly always full or empty, so most calls wait when they are dropped.
-    let pair = Arc::new(pair(2));
-    let sending = tokio::spawn({
-        let pair = Arc::clone(&pair);
-        async move {
-            let (mut state, mut dropped) = (0x5eed, 0);
-            for id in 0..MESSAGES {
-                let message = message(id, (id % 5 * 10) as usize);
-                // A call that was dropped has sent nothing, so it is made again.
-                while dropped_at_random(&mut state, pair.peer.send(&message))
-                    .await
-                    .map(Result::unwrap)
-                    .is_none()
-                {
-                    dropped += 1;
-                    tokio::task::yield_now().await;
-                }
-            }
-            dropped
-        }
-    });
-    let (mut state, mut dropped) = (0xfeed, 0);
-    for id in 0..MESSAGES {
-        let received = loop {
-            match dropped_at_random(&mut state, pair.plugin.recv()).await {
-                Some(received) => break received.unwrap(),
-                None => dropped += 1,
-            }
-            tokio::task::yield_now().await;
-        };
-        assert_eq!(received, message(id, (id % 5 * 10) as usize));
-    }
-    let sends_dropped = timeout(LONG, sending).await.unwrap().unwrap();
-    assert!(
-        dropped > 0 && sends_dropped > 0,
-        "{dropped} receives and {sends_dropped} sends were dropped"
-    );
-    let slots = pair.host.hub().allocator().slot_status().total();
-    assert_eq!(slots.free, slots.total);
 }
 
 #[tokio::test]
