@@ -7,6 +7,7 @@ mod demo;
 mod lint;
 mod mutants;
 mod process;
+mod sanitize;
 mod setup;
 mod test;
 mod toolchain;
@@ -43,6 +44,8 @@ enum Task {
     Corpus(corpus::Corpus),
     /// Break each rule of the engine in a copy; some test must fail
     Mutants(mutants::Task),
+    /// Run the transport's tests under Miri or a thread sanitizer
+    Sanitize(sanitize::Sanitize),
     /// Run the daemon on Debian's kernels from 5.10 to the newest, emulated
     VmTest(vm_test::VmTest),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Bench(bench) => bench.run(),
         Task::Corpus(corpus) => corpus.run(),
         Task::Mutants(mutants) => mutants.run(),
+        Task::Sanitize(sanitize) => sanitize.run(),
         Task::VmTest(vm_test) => vm_test.run(),
     };
     match done {
