@@ -35,6 +35,9 @@ struct Class {
 /// How the peer names a slot before it pops it.
 type Name = fn(&Class, u32);
 
+/// Not at all.
+const UNNAMED: Name = |_, _| {};
+
 impl Class {
     fn new() -> Arc<Self> {
         let class = Self {
@@ -75,8 +78,6 @@ impl Class {
     fn name(&self, index: u32) {
         claim::slot(&self.claim, index);
     }
-
-    fn name_nothing(&self, _index: u32) {}
 
     /// As the allocator takes a slot.
     fn take(&self, name: Name) -> u32 {
@@ -167,7 +168,7 @@ fn a_slot_that_a_living_peer_gives_back_is_not_lost() {
 fn the_slot_of_a_dead_peer_comes_back_beside_a_living_one() {
     bounded(3).check(|| {
         let class = Class::new();
-        assert_eq!(class.pop(Class::name_nothing), 0);
+        assert_eq!(class.pop(UNNAMED), 0);
         let peer = {
             let class = class.clone();
             thread::spawn(move || takes_and_gives(&class))
@@ -186,10 +187,7 @@ fn the_slot_of_a_dead_peer_comes_back_beside_a_living_one() {
             }
         }
         assert_eq!(found, Some(vec![0]));
-        let mut listed = [
-            class.pop(Class::name_nothing),
-            class.pop(Class::name_nothing),
-        ];
+        let mut listed = [class.pop(UNNAMED), class.pop(UNNAMED)];
         listed.sort_unstable();
         assert_eq!(listed, [0, 1]);
     });
@@ -215,7 +213,7 @@ fn broken_a_search_that_asks_nobody() {
 fn broken_a_slot_named_after_it_was_taken() {
     let test = "lost_slots::broken_a_slot_named_after_it_was_taken";
     let busy = |class: &Class| {
-        let index = class.pop(Class::name_nothing);
+        let index = class.pop(UNNAMED);
         class.name(index);
     };
     caught(test, "have somebody", move || {
