@@ -10,12 +10,12 @@ mod record;
 pub mod syscalls;
 
 pub use maps::{
-    Counter, Counters, Doorbell, FdKey, HubMapping, KernelOffsets, KnownFd, MAX_DOORBELLS,
-    MAX_HUBS_PER_PROCESS, MAX_KNOWN_FDS, MAX_PROCESSES, MAX_RINGS, PROC_PARTICIPANT, Process,
-    SIDE_HOST, SIDE_IGNORED, SIDE_PLUGIN,
+    Counter, Counters, Cursor, Doorbell, FdKey, HubMapping, KernelOffsets, KnownFd, MAX_DOORBELLS,
+    MAX_HUBS_PER_PROCESS, MAX_KNOWN_FDS, MAX_PROCESSES, PROC_PARTICIPANT, Process, SIDE_HOST,
+    SIDE_IGNORED, SIDE_PLUGIN,
 };
 pub use record::{FLAG_PROCESS, FLAG_TO_HOST, FLAG_TO_PEER, Kind, NO_PEER, NO_SYSCALL, Record};
 
 /// Name of the global by which probes and daemon recognise each other; its number grows with every change to the
 /// records or map values.
-pub const ABI_GLOBAL: &str = "ABI_2";
+pub const ABI_GLOBAL: &str = "ABI_3";

@@ -4,8 +4,6 @@
 pub const MAX_PROCESSES: u32 = 16_384;
 /// Sockets that can be told apart at once: two ends for 32 peers of 16 hubs, and as many that are no doorbells.
 pub const MAX_DOORBELLS: u32 = 2_048;
-/// Ring buffers; CPU n writes to number n modulo this.
-pub const MAX_RINGS: usize = 8;
 /// Fds that the probes remember at once; the least used are forgotten first.
 pub const MAX_KNOWN_FDS: u32 = 16_384;
 /// Hubs that one process can map and still have its ring indexes read by the probes.
@@ -54,6 +52,12 @@ pub struct Process {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Doorbell {
+    /// The socket's inode.
+    pub inode: u64,
+    /// Address of the hub in the process that used this end last. Written by the probes, as is `seal`.
+    pub base: u64,
+    /// `base` combined with the image of that process, so that only it can use it; see `fds::recent` of the probes.
+    pub seal: u64,
     /// The daemon's id of the hub.
     pub hub: u32,
     /// Peer id.
@@ -91,6 +95,24 @@ pub struct KnownFd {
     pub epoch: u32,
 }
 
+/// Where one CPU's records begin and end. Both count records since the start; number n lies at n modulo the room.
+///
+/// One writer, the CPU, and one reader, the daemon, which maps it; each has a cache line of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cursor {
+    /// Records written.
+    pub head: u64,
+    /// Not 0 while one is being written: a probe that interrupts another must not write into the same place.
+    pub writing: u64,
+    /// Zero.
+    pub pad: [u64; 6],
+    /// Records read.
+    pub tail: u64,
+    /// Zero.
+    pub pad_behind: [u64; 7],
+}
+
 /// Offsets of kernel structure fields on the running kernel, from its BTF, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -101,6 +123,8 @@ pub struct KernelOffsets {
     pub task_tgid: u32,
     /// `task_struct.signal`
     pub task_signal: u32,
+    /// `task_struct.self_exec_id`
+    pub task_exec_id: u32,
     /// `task_struct.__state` (`state` before 5.14)
     pub task_state: u32,
     /// `signal_struct.live`
@@ -164,8 +188,10 @@ const _: () = {
     assert!(size_of::<HubMapping>() == 24);
     assert!(size_of::<Process>() == 16 + 24 * MAX_HUBS_PER_PROCESS);
     assert!(size_of::<KnownFd>() == 24);
-    assert!(size_of::<Doorbell>() == 24);
-    assert!(size_of::<KernelOffsets>() == 48);
+    assert!(size_of::<Doorbell>() == 48);
+    assert!(size_of::<Cursor>() == 128);
+    assert!(core::mem::offset_of!(Cursor, tail) == 64);
+    assert!(size_of::<KernelOffsets>() == 52);
     assert!(Counter::ProcessesFull as usize + 1 == Counter::COUNT);
 };
 

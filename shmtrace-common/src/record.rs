@@ -54,7 +54,7 @@ impl Kind {
     }
 }
 
-/// One record in the ring buffer, 80 bytes.
+/// One record, 80 bytes. Any bytes are one, so that the daemon can read them from shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
@@ -90,40 +90,8 @@ pub struct Record {
     pub rings: [u64; 4],
 }
 
-impl Record {
-    /// Bytes of a record.
-    pub const SIZE: usize = size_of::<Self>();
-
-    /// The record in `bytes`, if they are one record long and of a known kind.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != Self::SIZE {
-            return None;
-        }
-        let u64_at = |at: usize| bytes[at..at + 8].try_into().map(u64::from_ne_bytes).ok();
-        let u32_at = |at: usize| bytes[at..at + 4].try_into().map(u32::from_ne_bytes).ok();
-        let u16_at = |at: usize| bytes[at..at + 2].try_into().map(u16::from_ne_bytes).ok();
-        Kind::from_u8(bytes[16])?;
-        Some(Self {
-            at: u64_at(0)?,
-            pid: u32_at(8)?,
-            tid: u32_at(12)?,
-            kind: bytes[16],
-            flags: bytes[17],
-            cpu: u16_at(18)?,
-            syscall: u16_at(20)?,
-            peer: u16_at(22)?,
-            result: u32_at(24)?.cast_signed(),
-            hub: u32_at(28)?,
-            arg: u64_at(32)?,
-            fd: u32_at(40)?.cast_signed(),
-            pad: u32_at(44)?,
-            rings: [u64_at(48)?, u64_at(56)?, u64_at(64)?, u64_at(72)?],
-        })
-    }
-}
-
 const _: () = {
-    assert!(Record::SIZE == 80);
+    assert!(size_of::<Record>() == 80);
     assert!(align_of::<Record>() == 8);
     assert!(core::mem::offset_of!(Record, kind) == 16);
     assert!(core::mem::offset_of!(Record, syscall) == 20);
@@ -132,37 +100,3 @@ const _: () = {
     assert!(core::mem::offset_of!(Record, fd) == 40);
     assert!(core::mem::offset_of!(Record, rings) == 48);
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_of_another_length_or_kind_are_no_record() {
-        let mut bytes = [0_u8; Record::SIZE];
-        assert_eq!(Record::from_bytes(&bytes), None, "kind 0");
-        bytes[16] = Kind::Map as u8;
-        assert!(Record::from_bytes(&bytes).is_some());
-        assert_eq!(Record::from_bytes(&bytes[1..]), None, "short");
-        bytes[16] = 10;
-        assert_eq!(Record::from_bytes(&bytes), None, "kind 10");
-    }
-
-    #[test]
-    fn every_field_is_read_from_its_place() {
-        let mut bytes = [0_u8; Record::SIZE];
-        for (value, byte) in (0_u8..).zip(bytes.iter_mut()) {
-            *byte = value;
-        }
-        bytes[16] = Kind::Take as u8;
-        let record = Record::from_bytes(&bytes).unwrap();
-        assert_eq!(record.at, u64::from_ne_bytes([0, 1, 2, 3, 4, 5, 6, 7]));
-        assert_eq!(record.tid, u32::from_ne_bytes([12, 13, 14, 15]));
-        assert_eq!(record.peer, u16::from_ne_bytes([22, 23]));
-        assert_eq!(record.fd, i32::from_ne_bytes([40, 41, 42, 43]));
-        assert_eq!(
-            record.rings[3],
-            u64::from_ne_bytes([72, 73, 74, 75, 76, 77, 78, 79])
-        );
-    }
-}

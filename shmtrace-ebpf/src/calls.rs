@@ -2,18 +2,18 @@
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid,
-    programs::{BtfTracePointContext, TracePointContext},
+    programs::{BtfTracePointContext, FExitContext, TracePointContext},
 };
 #[cfg(bpf_target_arch = "aarch64")]
 use shmtrace_common::syscalls::aarch64 as nr;
 #[cfg(not(bpf_target_arch = "aarch64"))]
 use shmtrace_common::syscalls::x86_64 as nr;
-use shmtrace_common::{Counter, Kind, NO_SYSCALL, PROC_PARTICIPANT, Process};
+use shmtrace_common::{Counter, Doorbell, Kind, NO_SYSCALL, PROC_PARTICIPANT, Process};
 
 use crate::{
-    emit::{self, Fact},
+    emit::{self, At, Fact},
     fds::{self, Fd},
-    kernel::{self, Args},
+    kernel::{self, Args, Who},
     maps::{PROCESSES, Tally},
 };
 
@@ -99,13 +99,14 @@ pub fn sys_exit(ctx: &BtfTracePointContext) {
     };
     match interest {
         Interest::Map => {
-            return emit::plain(
+            return emit::other(
                 tally,
                 &Fact {
                     kind: Kind::Map,
                     arg: result as u64,
                     ..base
                 },
+                None,
             );
         }
         Interest::Close => return close(pid, &base, &args, process),
@@ -121,24 +122,36 @@ pub fn sys_exit(ctx: &BtfTracePointContext) {
     }
 }
 
-/// What a socket does not see of a call: a send on an fd that names none, and a shared mapping.
+/// A send returned that may never have come to a socket.
 #[inline(always)]
-pub fn outside_of_sockets(ctx: &TracePointContext) {
-    // Offsets of `events/syscalls/sys_exit_*/format`, the same for each call on every kernel.
-    // SAFETY: both lie within the tracepoint's context.
-    let (number, result) = unsafe { (ctx.read_at::<i32>(8), ctx.read_at::<i64>(16)) };
-    let (Ok(number), Ok(result)) = (number, result) else {
-        return;
-    };
-    let mapped = number == i32::from(nr::MMAP);
-    let matters = if mapped {
-        !(-4095..0).contains(&result)
-    } else {
-        result == i64::from(-EBADF) || result == i64::from(-ENOTSOCK)
-    };
-    if !matters {
-        return;
+pub fn sent_nowhere(ctx: &FExitContext) {
+    let regs: *const u8 = ctx.arg(0);
+    let result: i64 = ctx.arg(1);
+    if is_no_socket(result) {
+        failed(regs, result);
     }
+}
+
+/// The same at a classic tracepoint.
+#[inline(always)]
+pub fn sent_nowhere_classic(ctx: &TracePointContext) {
+    // Offset of `ret` in `events/syscalls/sys_exit_*/format`, the same for each call on every kernel.
+    // SAFETY: it lies within the tracepoint's context.
+    if let Ok(result) = unsafe { ctx.read_at::<i64>(16) }
+        && is_no_socket(result)
+    {
+        failed(kernel::current_registers(), result);
+    }
+}
+
+#[inline(always)]
+fn is_no_socket(result: i64) -> bool {
+    result == i64::from(-EBADF) || result == i64::from(-ENOTSOCK)
+}
+
+/// A send failed on an fd that is no socket.
+#[inline(always)]
+fn failed(regs: *const u8, result: i64) {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: as in `sys_exit`.
     let Some(process) = (unsafe { PROCESSES.get(pid) }) else {
@@ -147,33 +160,48 @@ pub fn outside_of_sockets(ctx: &TracePointContext) {
     let Some(tally) = Tally::this_cpu() else {
         return;
     };
-    let args = kernel::args(kernel::current_registers());
-    let fact = Fact {
-        kind: Kind::Map,
-        flags: 0,
-        syscall: number as u16,
-        result: result as i32,
-        hub: 0,
-        arg: result as u64,
-        fd: -1,
-    };
-    if mapped {
-        if args.fourth & MAP_TYPE == MAP_SHARED {
-            emit::plain(tally, &fact);
-        }
-        return;
-    }
     tally.count(Counter::Calls);
     if process.flags & PROC_PARTICIPANT == 0 {
         return tally.count(Counter::FilteredForeign);
     }
     let fact = Fact {
         kind: Kind::Ring,
+        flags: 0,
+        syscall: kernel::number(regs),
+        result: result as i32,
+        hub: 0,
         arg: 0,
-        fd: args.first as i32,
-        ..fact
+        fd: kernel::args(regs).first as i32,
     };
-    emit::call(tally, &fact, process, None);
+    emit::call(tally, &fact, None);
+}
+
+/// Room for a mapping was found.
+#[inline(always)]
+pub fn mapping(ctx: &BtfTracePointContext) {
+    let regs = kernel::current_registers();
+    let number = kernel::number(regs);
+    let address: u64 = ctx.arg(0);
+    if number != nr::MMAP || kernel::args(regs).fourth & MAP_TYPE != MAP_SHARED {
+        return;
+    }
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: only the presence counts.
+    if unsafe { PROCESSES.get(pid) }.is_none() {
+        return;
+    }
+    let fact = Fact {
+        kind: Kind::Map,
+        flags: 0,
+        syscall: number,
+        result: 0,
+        hub: 0,
+        arg: address,
+        fd: -1,
+    };
+    if let Some(tally) = Tally::this_cpu() {
+        emit::other(tally, &fact, None);
+    }
 }
 
 /// An fd may be something else from now on.
@@ -190,46 +218,71 @@ fn close(pid: u32, base: &Fact, args: &Args, process: &mut Process) {
 /// A socket sent something, or failed to, by whichever call.
 #[inline(always)]
 pub fn socket_sent(ctx: &BtfTracePointContext) {
-    if let Some((tally, process, fact)) = on_socket(ctx) {
-        sent(
-            tally,
-            fact,
-            process,
-            fds::socket(kernel::socket_inode(ctx.arg(0))),
-        );
+    let inode = kernel::socket_inode(ctx.arg(0));
+    let who = kernel::who();
+    if let Some((slot, at)) = fds::recent(inode, who) {
+        if let Some((tally, fact)) = on_socket(ctx, Kind::Ring, inode) {
+            tally.used(who.pid, slot);
+            emit::call(tally, &fact, Some(at));
+        }
+    } else if let Some(process) = PROCESSES.get_ptr_mut(who.pid)
+        && let Some((tally, fact)) = on_socket(ctx, Kind::Ring, 0)
+    {
+        // SAFETY: as in `sys_exit`.
+        let process = unsafe { &mut *process };
+        sent(tally, fact, process, Some(who), fds::socket(inode));
     }
 }
 
 /// A socket received something, or failed to, by whichever call.
 #[inline(always)]
 pub fn socket_received(ctx: &BtfTracePointContext) {
-    if let Some((tally, process, fact)) = on_socket(ctx) {
+    let result: i64 = ctx.arg(1);
+    let who = kernel::who();
+    // Most calls of a runtime: a look at the doorbell that used to be rung last, which found nothing.
+    if result as i32 == -EAGAIN
+        && let Some(tally) = Tally::this_cpu()
+        && tally.last(who.pid).is_some()
+    {
+        tally.count(Counter::Calls);
+        return tally.count(Counter::FilteredEmpty);
+    }
+    let inode = kernel::socket_inode(ctx.arg(0));
+    let flags: u64 = ctx.arg(2);
+    let peeked = flags & MSG_PEEK != 0;
+    if let Some((slot, at)) = fds::recent(inode, who) {
+        if let Some((tally, fact)) = on_socket(ctx, Kind::Take, inode) {
+            if fact.result == -EAGAIN || peeked {
+                return tally.count(Counter::FilteredEmpty);
+            }
+            tally.used(who.pid, slot);
+            emit::call(tally, &fact, Some(at));
+        }
+    } else if let Some(process) = PROCESSES.get_ptr_mut(who.pid)
+        && let Some((tally, fact)) = on_socket(ctx, Kind::Take, 0)
+    {
         if fact.result == -EAGAIN {
             return tally.count(Counter::FilteredEmpty);
         }
-        let flags: u64 = ctx.arg(2);
-        let socket = fds::socket(kernel::socket_inode(ctx.arg(0)));
-        received(tally, fact, process, socket, flags & MSG_PEEK != 0);
+        // SAFETY: as in `sys_exit`.
+        let process = unsafe { &mut *process };
+        received(tally, fact, process, Some(who), fds::socket(inode), peeked);
     }
 }
 
 /// What every call on a socket by a process of the tree has in common.
 #[inline(always)]
-fn on_socket(ctx: &BtfTracePointContext) -> Option<(Tally, &'static mut Process, Fact)> {
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let process = PROCESSES.get_ptr_mut(pid)?;
-    // SAFETY: as in `sys_exit`.
-    let process = unsafe { &mut *process };
+fn on_socket(ctx: &BtfTracePointContext, kind: Kind, inode: u64) -> Option<(Tally, Fact)> {
     let tally = Tally::this_cpu()?;
     tally.count(Counter::Calls);
     let result: i64 = ctx.arg(1);
     let mut fact = Fact {
-        kind: Kind::Ring,
+        kind,
         flags: 0,
         syscall: NO_SYSCALL,
         result: result as i32,
         hub: 0,
-        arg: 0,
+        arg: inode,
         fd: -1,
     };
     // What the call and its fd were matters only if it failed, and reading that costs as much as half a lookup.
@@ -238,7 +291,28 @@ fn on_socket(ctx: &BtfTracePointContext) -> Option<(Tally, &'static mut Process,
         fact.syscall = kernel::number(regs);
         fact.fd = kernel::args(regs).first as i32;
     }
-    Some((tally, process, fact))
+    Some((tally, fact))
+}
+
+/// A call of a doorbell end, with where the process maps the hub; remembered for the next time.
+#[inline(always)]
+fn at_doorbell(
+    tally: Tally,
+    fact: &Fact,
+    process: &mut Process,
+    who: Option<Who>,
+    slot: u32,
+    doorbell: &'static Doorbell,
+) {
+    process.last_doorbell = slot + 1;
+    let at = At::mapped_by(process, doorbell);
+    if let Some(who) = who {
+        tally.used(who.pid, slot);
+        if at.base != 0 {
+            fds::used(slot, at.base, who);
+        }
+    }
+    emit::call(tally, fact, Some(at));
 }
 
 #[inline(always)]
@@ -246,11 +320,11 @@ fn send(tally: Tally, pid: u32, base: Fact, process: &mut Process) {
     let fd = base.arg as i32;
     let fact = Fact { fd, ..base };
     let socket = fds::look_up(pid, process, fd);
-    sent(tally, fact, process, socket);
+    sent(tally, fact, process, None, socket);
 }
 
 #[inline(always)]
-fn sent(tally: Tally, base: Fact, process: &mut Process, socket: Fd) {
+fn sent(tally: Tally, base: Fact, process: &mut Process, who: Option<Who>, socket: Fd) {
     let fact = Fact {
         kind: Kind::Ring,
         ..base
@@ -258,8 +332,8 @@ fn sent(tally: Tally, base: Fact, process: &mut Process, socket: Fd) {
     let participant = process.flags & PROC_PARTICIPANT != 0;
     match socket {
         Fd::Doorbell(inode, slot, doorbell) => {
-            process.last_doorbell = slot + 1;
-            emit::call(tally, &Fact { arg: inode, ..fact }, process, Some(doorbell));
+            let fact = Fact { arg: inode, ..fact };
+            at_doorbell(tally, &fact, process, who, slot, doorbell);
         }
         // One byte on a socket nobody knows, in a process with a hub: perhaps a doorbell made a moment ago; or a failure
         // on a socket that took a doorbell's place.
@@ -268,14 +342,14 @@ fn sent(tally: Tally, base: Fact, process: &mut Process, socket: Fd) {
                 && (base.result == 1 || base.result < 0 && base.result != -EAGAIN)
                 && base.syscall != nr::WRITE =>
         {
-            emit::call(tally, &Fact { arg: inode, ..fact }, process, None);
+            emit::call(tally, &Fact { arg: inode, ..fact }, None);
         }
         // A doorbell whose fd was closed or taken by something else: the signal is lost, and the daemon remembers
         // what the fd was.
         Fd::Closed | Fd::Unknown(_) | Fd::Foreign
             if participant && (base.result == -EBADF || base.result == -ENOTSOCK) =>
         {
-            emit::call(tally, &Fact { arg: 0, ..fact }, process, None);
+            emit::call(tally, &Fact { arg: 0, ..fact }, None);
         }
         Fd::Closed | Fd::Unknown(_) | Fd::Foreign => tally.count(Counter::FilteredForeign),
     }
@@ -290,11 +364,18 @@ fn receive(tally: Tally, pid: u32, base: Fact, args: &Args, process: &mut Proces
     let peeked = base.syscall == nr::RECVFROM && args.fourth & MSG_PEEK != 0
         || base.syscall == nr::RECVMSG && args.third & MSG_PEEK != 0;
     let socket = fds::look_up(pid, process, fd);
-    received(tally, Fact { fd, ..base }, process, socket, peeked);
+    received(tally, Fact { fd, ..base }, process, None, socket, peeked);
 }
 
 #[inline(always)]
-fn received(tally: Tally, base: Fact, process: &mut Process, socket: Fd, peeked: bool) {
+fn received(
+    tally: Tally,
+    base: Fact,
+    process: &mut Process,
+    who: Option<Who>,
+    socket: Fd,
+    peeked: bool,
+) {
     let fact = Fact {
         kind: Kind::Take,
         ..base
@@ -302,15 +383,15 @@ fn received(tally: Tally, base: Fact, process: &mut Process, socket: Fd, peeked:
     match socket {
         Fd::Doorbell(..) if peeked => tally.count(Counter::FilteredEmpty),
         Fd::Doorbell(inode, slot, doorbell) => {
-            process.last_doorbell = slot + 1;
-            emit::call(tally, &Fact { arg: inode, ..fact }, process, Some(doorbell));
+            let fact = Fact { arg: inode, ..fact };
+            at_doorbell(tally, &fact, process, who, slot, doorbell);
         }
         Fd::Unknown(inode)
             if process.flags & PROC_PARTICIPANT != 0
                 && base.result == 1
                 && base.syscall != nr::READ =>
         {
-            emit::call(tally, &Fact { arg: inode, ..fact }, process, None);
+            emit::call(tally, &Fact { arg: inode, ..fact }, None);
         }
         Fd::Closed | Fd::Unknown(_) | Fd::Foreign => tally.count(Counter::FilteredForeign),
     }
@@ -328,7 +409,6 @@ fn wait(tally: Tally, base: Fact, args: &Args, process: &Process) {
             kind: Kind::Wake,
             ..base
         },
-        process,
         None,
     );
 }
@@ -354,7 +434,6 @@ fn futex(tally: Tally, base: Fact, args: &Args, process: &Process) {
                         kind: Kind::FutexWake,
                         ..fact
                     },
-                    process,
                     None,
                 );
             }
@@ -365,7 +444,6 @@ fn futex(tally: Tally, base: Fact, args: &Args, process: &Process) {
                         kind: Kind::Wake,
                         ..fact
                     },
-                    process,
                     None,
                 );
             }
@@ -382,14 +460,12 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
     if preempted & 0xff != 0 || state & ASLEEP == 0 {
         return;
     }
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: as in `sys_exit`.
-    let Some(process) = (unsafe { PROCESSES.get(pid) }) else {
+    let Some(tally) = Tally::this_cpu() else {
         return;
     };
-    if process.flags & PROC_PARTICIPANT == 0 {
+    let Some(at) = sleeper(tally, with_registers) else {
         return;
-    }
+    };
     let (syscall, arg) = if with_registers {
         registers(ctx)
     } else {
@@ -404,9 +480,25 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
         arg,
         fd: -1,
     };
-    if let Some(tally) = Tally::this_cpu() {
-        emit::other(tally, &fact, process, emit::last_doorbell(process));
+    emit::other(tally, &fact, at);
+}
+
+/// The doorbell that the current process used last, if it uses doorbells or maps a hub at all.
+#[inline(always)]
+fn sleeper(tally: Tally, with_loads: bool) -> Option<Option<At>> {
+    if with_loads {
+        let who = kernel::who();
+        if let Some(at) = tally.last(who.pid).and_then(|slot| fds::recent_at(slot, who)) {
+            return Some(Some(at));
+        }
     }
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: as in `sys_exit`.
+    let process = unsafe { PROCESSES.get(pid) }?;
+    if process.flags & PROC_PARTICIPANT == 0 {
+        return None;
+    }
+    Some(fds::last_used(process).map(|doorbell| At::mapped_by(process, doorbell)))
 }
 
 /// Number and first argument of the call in which the current task goes to sleep.

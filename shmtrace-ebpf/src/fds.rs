@@ -4,10 +4,11 @@
 //! record. So the answer is remembered for each fd of each process, until something could have changed it: close, dup2,
 //! dup3, `close_range`, exec, or the daemon describing another socket.
 
-use shmtrace_common::{Doorbell, FdKey, KnownFd, Process, SIDE_IGNORED};
+use shmtrace_common::{Doorbell, FdKey, KnownFd, MAX_DOORBELLS, Process, SIDE_IGNORED};
 
 use crate::{
-    kernel,
+    emit::At,
+    kernel::{self, Who},
     maps::{DOORBELLS, EPOCH, FDS, SOCKETS},
 };
 
@@ -51,6 +52,55 @@ pub fn look_up(pid: u32, process: &Process, fd: i32) -> Fd {
     doorbell(inode, slot)
 }
 
+/// A doorbell end that this very process used before, and where it maps the hub: all that a record needs, for two array
+/// lookups. `None` says nothing.
+#[inline(always)]
+pub fn recent(inode: u64, who: Who) -> Option<(u32, At)> {
+    at_slot(own_slot(inode), inode, who)
+}
+
+/// The same by slot.
+#[inline(always)]
+pub fn recent_at(slot: u32, who: Who) -> Option<At> {
+    let inode = DOORBELLS.get(slot)?.inode;
+    Some(at_slot(slot, inode, who)?.1)
+}
+
+#[inline(always)]
+fn at_slot(slot: u32, inode: u64, who: Who) -> Option<(u32, At)> {
+    let doorbell = DOORBELLS.get(slot)?;
+    let base = doorbell.base;
+    let own = doorbell.inode == inode && base != 0 && doorbell.seal == base ^ secret(who);
+    own.then_some((slot, At { doorbell, base }))
+}
+
+/// Remembers that the current process uses this end and where it maps the hub.
+///
+/// Another process that shares the end may write at the same time: the seal then fits neither, or one of them.
+#[inline(always)]
+pub fn used(slot: u32, base: u64, who: Who) {
+    if let Some(doorbell) = DOORBELLS.get_ptr_mut(slot) {
+        // SAFETY: aligned words of a map's value; see above for who else writes them.
+        unsafe {
+            (*doorbell).base = base;
+            (*doorbell).seal = base ^ secret(who);
+        }
+    }
+}
+
+/// Differs for every process, for each program that it executes, and whenever the daemon changes a table.
+#[inline(always)]
+fn secret(who: Who) -> u64 {
+    let epoch = EPOCH.get(0).copied().unwrap_or(0);
+    u64::from(who.pid) | (who.image & 0xffff) << 32 | u64::from(epoch) << 48
+}
+
+/// Where the daemon puts a socket unless another has the place.
+#[inline(always)]
+fn own_slot(inode: u64) -> u32 {
+    inode as u32 % MAX_DOORBELLS
+}
+
 /// What the socket with this inode is.
 #[inline(always)]
 pub fn socket(inode: u64) -> Fd {
@@ -59,6 +109,12 @@ pub fn socket(inode: u64) -> Fd {
         Some(slot) => doorbell(inode, slot),
         None => Fd::Unknown(inode),
     }
+}
+
+/// The doorbell that a process used last.
+#[inline(always)]
+pub fn last_used(process: &Process) -> Option<&'static Doorbell> {
+    DOORBELLS.get(process.last_doorbell.checked_sub(1)?)
 }
 
 /// Forgets what an fd was.

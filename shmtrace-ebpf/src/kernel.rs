@@ -86,6 +86,29 @@ pub fn socket_inode(sock: *const u8) -> u64 {
     }
 }
 
+/// The current process, as far as it can be told without looking it up anywhere.
+#[derive(Clone, Copy)]
+pub struct Who {
+    /// Its pid (tgid) in the initial pid namespace.
+    pub pid: u32,
+    /// Grows with each program that it executes.
+    pub image: u64,
+}
+
+/// The current process by plain loads, which cost a fraction of a helper; from 5.11.
+#[inline(always)]
+pub fn who() -> Who {
+    let offsets = OFFSETS.load();
+    // SAFETY: a BTF-typed pointer to the current task, as in `socket_inode`.
+    unsafe {
+        let task = bpf_get_current_task_btf() as *const u8;
+        Who {
+            pid: core::ptr::read_volatile(task.add(offsets.task_tgid as usize).cast::<u32>()),
+            image: read(task, offsets.task_exec_id as usize),
+        }
+    }
+}
+
 /// The registers of the system call that the current task is in, as a BTF-typed `struct pt_regs *`.
 #[inline(always)]
 pub fn current_registers() -> *const u8 {

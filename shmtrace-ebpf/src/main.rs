@@ -1,10 +1,12 @@
 //! The probes: what the traced processes do with doorbells and hub futexes, and when their threads fall asleep.
 //!
 //! Signals are seen where they are made: at the sockets, by `sock_send_length` and `sock_recv_length`, whichever call made
-//! them, so that no other call costs anything. What never reaches a socket (a send on a closed fd, a new mapping) is told
-//! by the classic tracepoints of those calls. Kernels without these have `sys_exit`, which sees every call of everybody.
-//! `sched_switch` shows that a thread really went to sleep; fork, exec and exit keep the table of processes. Everything is decided in the kernel that can be: calls of other processes, private futexes, drains that
-//! found nothing and sockets that are no doorbells leave no record, only a count.
+//! them, so that no other call costs anything. Any tracepoint of system calls would slow down every call of everybody,
+//! so what never reaches a socket is seen elsewhere: new mappings where the kernel looks for room for them, and sends on a
+//! closed fd at the exits of those calls' functions, where the kernel lets us (else by a tracepoint, as long as there are
+//! not so many calls that it matters). Kernels without the sockets' tracepoints have `sys_exit` for all of these. `sched_switch` shows that a thread really went to sleep; fork, exec
+//! and exit keep the table of processes. Everything is decided in the kernel that can be: calls of other processes,
+//! private futexes, drains that found nothing and sockets that are no doorbells leave no record, only a count.
 #![no_std]
 #![no_main]
 
@@ -13,11 +15,12 @@ mod emit;
 mod fds;
 mod kernel;
 mod maps;
+mod ring;
 mod tree;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, tracepoint},
-    programs::{BtfTracePointContext, TracePointContext},
+    macros::{btf_tracepoint, fexit, tracepoint},
+    programs::{BtfTracePointContext, FExitContext, TracePointContext},
 };
 
 /// Entry of `sys_exit(struct pt_regs *regs, long ret)`.
@@ -41,10 +44,31 @@ pub fn shmtrace_received(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Exit of the calls whose failures and effects no socket sees: classic tracepoints, which cost everybody else less.
+/// Exit of `__x64_sys_sendto(const struct pt_regs *)`: no socket sees a send on an fd that names none.
+#[fexit(function = "__x64_sys_sendto")]
+pub fn shmtrace_sendto(ctx: FExitContext) -> i32 {
+    calls::sent_nowhere(&ctx);
+    0
+}
+
+/// The same of `sendmsg`.
+#[fexit(function = "__x64_sys_sendmsg")]
+pub fn shmtrace_sendmsg(ctx: FExitContext) -> i32 {
+    calls::sent_nowhere(&ctx);
+    0
+}
+
+/// Exit of both calls where `fexit` programs are not let in, by classic tracepoints.
 #[tracepoint]
 pub fn shmtrace_call(ctx: TracePointContext) -> u32 {
-    calls::outside_of_sockets(&ctx);
+    calls::sent_nowhere_classic(&ctx);
+    0
+}
+
+/// Entry of `vm_unmapped_area(unsigned long addr, struct vm_unmapped_area_info *info)`, from 5.7.
+#[btf_tracepoint(function = "vm_unmapped_area")]
+pub fn shmtrace_mapping(ctx: BtfTracePointContext) -> i32 {
+    calls::mapping(&ctx);
     0
 }
 

@@ -3,17 +3,17 @@
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use shmtrace_common::{
     Counter, Counters, Doorbell, FdKey, KernelOffsets, KnownFd, MAX_DOORBELLS, MAX_KNOWN_FDS,
     MAX_PROCESSES, Process,
 };
 
-/// Set to 1 by a loader that speaks version 2 of the ABI; probes that lack the name are refused by it, and probes
+/// Set to 1 by a loader that speaks version 3 of the ABI; probes that lack the name are refused by it, and probes
 /// whose loader does not know the name write nothing.
 #[unsafe(no_mangle)]
-pub static ABI_2: Global<u32> = Global::new(0);
+pub static ABI_3: Global<u32> = Global::new(0);
 
 /// Field offsets on the running kernel, set by the loader.
 #[unsafe(no_mangle)]
@@ -21,6 +21,7 @@ pub static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     task_files: 0,
     task_tgid: 0,
     task_signal: 0,
+    task_exec_id: 0,
     task_state: 0,
     signal_live: 0,
     files_fdt: 0,
@@ -31,10 +32,6 @@ pub static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     sock_socket: 0,
     socket_file: 0,
 });
-
-/// Bytes in a ring buffer from which on the reader is woken at once; set by the loader to a quarter of the size.
-#[unsafe(no_mangle)]
-pub static WAKE_AT: Global<u64> = Global::new(0);
 
 /// Processes of the tree, by pid.
 #[map]
@@ -56,43 +53,36 @@ pub static FDS: LruHashMap<FdKey, KnownFd> = LruHashMap::with_max_entries(MAX_KN
 #[map]
 pub static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
+/// The doorbell that each CPU saw used last.
+#[map]
+pub static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
+
+/// A doorbell, and who used it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Last {
+    pub pid: u32,
+    pub slot: u32,
+}
+
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-// One ring per CPU (modulo eight): two CPUs that write to one cost three times as much as each to its own. The loader
-// sets the sizes; those that no CPU uses shrink to a page.
-macro_rules! rings {
-    ($($name:ident)*) => { $(
-        #[map]
-        static $name: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
-    )* };
-}
-rings!(RING0 RING1 RING2 RING3 RING4 RING5 RING6 RING7);
-
-/// The ring buffer of a CPU.
-#[inline(always)]
-pub fn ring(cpu: u32) -> &'static RingBuf {
-    match cpu & 7 {
-        0 => &RING0,
-        1 => &RING1,
-        2 => &RING2,
-        3 => &RING3,
-        4 => &RING4,
-        5 => &RING5,
-        6 => &RING6,
-        _ => &RING7,
-    }
-}
-
-/// The counters of this CPU.
+/// The counters of this CPU, and the doorbell that it saw used last.
 #[derive(Clone, Copy)]
-pub struct Tally(*mut Counters);
+pub struct Tally {
+    counters: *mut Counters,
+    last: *mut Last,
+}
 
 impl Tally {
     /// Looks them up, once for a program run.
     #[inline(always)]
     pub fn this_cpu() -> Option<Self> {
-        COUNTERS.get_ptr_mut(0).map(Self)
+        Some(Self {
+            counters: COUNTERS.get_ptr_mut(0)?,
+            last: LAST.get_ptr_mut(0)?,
+        })
     }
 
     /// Adds one.
@@ -100,6 +90,21 @@ impl Tally {
     pub fn count(self, counter: Counter) {
         // SAFETY: the map's value lives as long as the program; a per-CPU value has no other writer but a program
         // that interrupts this one on the same CPU, whose lost increment would show as a mismatch in the sums.
-        unsafe { (*self.0).0[counter as usize] += 1 };
+        unsafe { (*self.counters).0[counter as usize] += 1 };
+    }
+
+    /// This process used this doorbell.
+    #[inline(always)]
+    pub fn used(self, pid: u32, slot: u32) {
+        // SAFETY: as above; what it says is checked again by whoever reads it.
+        unsafe { *self.last = Last { pid, slot } };
+    }
+
+    /// The doorbell that this process used last on this CPU, if nobody used another one since.
+    #[inline(always)]
+    pub fn last(self, pid: u32) -> Option<u32> {
+        // SAFETY: as above.
+        let last = unsafe { *self.last };
+        (last.pid == pid).then_some(last.slot)
     }
 }

@@ -49,7 +49,7 @@ pub fn fork(ctx: &BtfTracePointContext) {
             );
         }
     }
-    emit::plain(tally, &fact(Kind::Fork, u64::from(child), 0));
+    emit::other(tally, &fact(Kind::Fork, u64::from(child), 0), None);
 }
 
 /// A process of the tree executed another program: its mappings are gone.
@@ -69,7 +69,7 @@ pub fn exec() {
             (*process).image = bpf_ktime_get_ns();
         }
         if let Some(tally) = Tally::this_cpu() {
-            emit::plain(tally, &fact(Kind::Exec, 0, 0));
+            emit::other(tally, &fact(Kind::Exec, 0, 0), None);
         }
     }
 }
@@ -83,9 +83,10 @@ pub fn exit(ctx: &BtfTracePointContext) {
     }
     let last = kernel::is_last_thread(ctx.arg(0));
     if let Some(tally) = Tally::this_cpu() {
-        emit::plain(
+        emit::other(
             tally,
             &fact(Kind::Exit, 0, if last { FLAG_PROCESS } else { 0 }),
+            None,
         );
     }
     if last {

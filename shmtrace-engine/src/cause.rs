@@ -34,6 +34,9 @@ pub(crate) struct Case<'a> {
     pub(crate) doubtful: &'a [Ring],
     /// The consumer's process may take tokens in ways that leave no record.
     pub(crate) blind: bool,
+    /// The producer is alive and has no fd of its end of the doorbell: whatever it sends there fails with EBADF, or goes to
+    /// what took the fd's place.
+    pub(crate) end_closed: bool,
 }
 
 /// The cause of a stuck state.
@@ -157,7 +160,7 @@ fn unannounced(case: &Case<'_>) -> Verdict {
     let Some(last) = history.complete_rings().next_back() else {
         return if published_after.since(history.complete_since) >= RING_APART {
             Verdict {
-                cause: Cause::NeverRung,
+                cause: no_ring(case),
                 culprit: None,
             }
         } else {
@@ -181,9 +184,18 @@ fn unannounced(case: &Case<'_>) -> Verdict {
         // Somewhere among the signals of several threads was one too many: it may have been meant for this entry.
         _ if !alone && surplus.lately => Cause::Unknown,
         // Two producers that publish, publish, ring and ring: the second ring has nothing new to say either.
-        _ => Cause::NeverRung,
+        _ => no_ring(case),
     };
     Verdict { cause, culprit }
+}
+
+/// The producer published and no signal is on record: it gave none, or could not.
+fn no_ring(case: &Case<'_>) -> Cause {
+    if case.end_closed {
+        Cause::RingFailed
+    } else {
+        Cause::NeverRung
+    }
 }
 
 /// The answer where anything is missing.

@@ -61,7 +61,8 @@ fn cause_words(cause: Cause) -> &'static str {
             "{producer} published and did not ring: look at what returns or fails between the two."
         }
         Cause::RingFailed => {
-            "The ring call of {producer} failed, so the signal was lost: see its error in the timeline."
+            "The ring call of {producer} failed, so the signal was lost: see its error in the timeline. If there is none, {producer} no \
+             longer has its end of the doorbell open: look for who closed it."
         }
         Cause::WrongDoorbell => {
             "{producer} rang another peer's doorbell instead: look for a mix-up of peers."

@@ -279,6 +279,9 @@ pub struct ProcessObservation {
     pub proc: Option<ProcId>,
     /// It is alive (not a zombie, and the same incarnation).
     pub alive: bool,
+    /// It has its own end of the lane's doorbell open; `None` if that was not looked at. Only a producer is asked.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub has_end: Option<bool>,
     /// Its threads by tid.
     pub threads: Vec<ThreadObservation>,
 }

@@ -51,6 +51,11 @@ fn ring_failed(world: &mut World) {
     world.idle(HOST, lane);
 }
 
+fn ring_failed_unseen(world: &mut World) {
+    world.sight.ends_closed = true;
+    never_rung(world);
+}
+
 fn wrong_doorbell(world: &mut World) {
     let lane = to_peer(0);
     world.run(HOST);
@@ -83,11 +88,12 @@ fn stolen_unseen(world: &mut World) {
 /// What goes wrong.
 type Fault = fn(&mut World);
 
-const FAULTS: [(Fault, Cause); 7] = [
+const FAULTS: [(Fault, Cause); 8] = [
     (consumed_then_slept, Cause::ConsumedThenSlept),
     (rung_before_publish, Cause::RungBeforePublish),
     (never_rung, Cause::NeverRung),
     (ring_failed, Cause::RingFailed),
+    (ring_failed_unseen, Cause::RingFailed),
     (wrong_doorbell, Cause::WrongDoorbell),
     (stolen_by_another, Cause::Stolen),
     (stolen_unseen, Cause::Stolen),
@@ -98,9 +104,13 @@ fn each_cause_is_named() {
     for (number, (fault, cause)) in FAULTS.into_iter().enumerate() {
         for history in [0, 1, 5, 31, 32, 33, 200] {
             // See the next test.
-            let ambiguous = history == 0 && cause == Cause::NeverRung;
-            let cause = if ambiguous { Cause::Unknown } else { cause };
             let world = with_history(history, fault);
+            let rung = cause != Cause::NeverRung && !world.sight.ends_closed;
+            let cause = if history == 0 && !rung {
+                Cause::Unknown
+            } else {
+                cause
+            };
             let said: Vec<_> = world
                 .with_state(State::Missed)
                 .iter()

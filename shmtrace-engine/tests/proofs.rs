@@ -76,6 +76,7 @@ fn stuck(at_ms: u64) -> LaneObservation {
     let process = |proc: ProcId| ProcessObservation {
         proc: Some(proc),
         alive: true,
+        has_end: None,
         threads: vec![thread(proc.pid)],
     };
     LaneObservation {

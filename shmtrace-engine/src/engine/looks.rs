@@ -9,7 +9,7 @@ use crate::{
     condition::Key,
     explain::sentence,
     history::{History, Ring, SKEW},
-    input::{Indexes, LaneObservation, Sample},
+    input::{LaneObservation, Sample},
     lane::{Lane, Open, Suspicion},
     stuck::{self, Known, Shown},
 };
@@ -233,7 +233,7 @@ impl Engine {
         }
         let latest = suspicion.since.plus(LATE_RECORD);
         if code == Code::MissedWakeup && told && seen.finished < latest {
-            let verdict = self.cause(id, &self.lanes[&id].history, seen.after);
+            let verdict = self.cause(id, &self.lanes[&id].history, seen);
             if verdict.cause.is_an_absence() {
                 if let Some(lane) = self.lanes.get_mut(&id) {
                     lane.look_at = latest;
@@ -250,7 +250,7 @@ impl Engine {
         };
         let verdict = (code == Code::MissedWakeup).then(|| {
             if told {
-                self.cause(id, &self.lanes[&id].history, seen.after)
+                self.cause(id, &self.lanes[&id].history, seen)
             } else {
                 cause::unknown()
             }
@@ -276,7 +276,12 @@ impl Engine {
         self.say(finding);
     }
 
-    pub(super) fn cause(&self, id: LaneId, history: &History, ring: Indexes) -> cause::Verdict {
+    pub(super) fn cause(
+        &self,
+        id: LaneId,
+        history: &History,
+        seen: &LaneObservation,
+    ) -> cause::Verdict {
         let producer = self.producer(id);
         let others = self
             .lanes
@@ -298,11 +303,12 @@ impl Engine {
         }
         cause::judge(&cause::Case {
             history,
-            ring,
+            ring: seen.after,
             consumer: self.consumer(id),
             strays: &strays,
             doubtful: &doubtful,
             blind: false,
+            end_closed: seen.producer.alive && seen.producer.has_end == Some(false),
         })
     }
 
@@ -351,7 +357,7 @@ impl Engine {
         let note = woken_by(lane, *since, healed.at);
         // What healed it is not what caused it.
         let story = lane.history.until(first.begun, first.after);
-        let verdict = self.cause(healed.lane, &story, first.after);
+        let verdict = self.cause(healed.lane, &story, first);
         if verdict.cause == Cause::Unknown {
             return; // a claim about a lane that works again needs its whole story
         }

@@ -236,6 +236,7 @@ impl Watch {
         let process = |proc, threads| ProcessObservation {
             proc: Some(proc),
             alive: true,
+            has_end: None,
             threads,
         };
         LaneObservation {

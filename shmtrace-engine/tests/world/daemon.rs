@@ -196,6 +196,7 @@ impl World {
         ProcessObservation {
             proc: (!unknown).then_some(proc),
             alive: !self.dead.contains(&proc),
+            has_end: Some(!self.sight.ends_closed),
             threads: threads
                 .map(|(tid, thread)| ThreadObservation {
                     tid: *tid,

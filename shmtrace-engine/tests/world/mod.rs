@@ -92,6 +92,8 @@ pub struct Ring {
 pub struct Sight {
     /// No record is handed in.
     pub blind: bool,
+    /// Producers have no fd of their ends.
+    pub ends_closed: bool,
     /// Queues cannot be read.
     pub no_queues: bool,
     /// It is not known which process the plugin is.

@@ -236,7 +236,7 @@ impl Tracing {
             fail_on,
             record: self.record.clone(),
             record_findings: self.record_findings.clone(),
-            ring_bytes: probes::DEFAULT_RING_BYTES,
+            buffer_bytes: probes::DEFAULT_BUFFER_BYTES,
         }
     }
 

@@ -22,6 +22,8 @@ struct Parts {
     producers: Vec<ProcId>,
     /// Where tokens for the consumer are queued.
     ends: Vec<SocketInode>,
+    /// Where the producer sends from.
+    producer_end: Option<SocketInode>,
 }
 
 /// See [`Observer::lane`](super::Observer::lane).
@@ -39,7 +41,8 @@ pub(super) fn observe(world: &mut Discovery, lane: LaneId) -> Option<LaneObserva
     let producers = observe_processes(world, hub, &parts.producers, &parts.ends);
     let (token, queued) = tokens(world, &parts, &mut missing);
     let consumer = look_again(world, &parts.consumers, consumers);
-    let producer = look_again(world, &parts.producers, producers);
+    let mut producer = look_again(world, &parts.producers, producers);
+    producer.has_end = has_end(world, &parts);
     for (observation, what) in [(&consumer, "consumer"), (&producer, "producer")] {
         if observation.proc.is_none() {
             missing.push(format!(
@@ -88,6 +91,7 @@ fn parts(hub: &Hub, lane: LaneId) -> Option<Parts> {
             ends: binding
                 .plugin_end
                 .map_or_else(|| loose(loose_plugin_ends), |end| vec![end]),
+            producer_end: binding.host_end,
         },
         Direction::ToHost => Parts {
             consumers: hosts,
@@ -95,6 +99,7 @@ fn parts(hub: &Hub, lane: LaneId) -> Option<Parts> {
             ends: binding
                 .host_end
                 .map_or_else(|| loose(hub.loose_host_ends()), |end| vec![end]),
+            producer_end: binding.plugin_end,
         },
     })
 }
@@ -150,6 +155,15 @@ fn look_again(
         all.threads.extend(one.threads);
     }
     all
+}
+
+/// Whether the producer still has its own end; `None` if producer or end are not known for certain.
+fn has_end(world: &Discovery, parts: &Parts) -> Option<bool> {
+    let ([producer], Some(end)) = (parts.producers.as_slice(), parts.producer_end) else {
+        return None;
+    };
+    let process = world.process(*producer)?;
+    process.holds(end, world.fd_of(*producer, end)).ok()
 }
 
 /// Whether a token is queued on one of the ends, and how many if that can be told.

@@ -1,31 +1,35 @@
 //! The probes as the daemon sees them: loading, attaching, filling their tables, draining their rings.
 
+mod failed_sends;
 mod offsets;
+mod rings;
 mod tracefs;
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Program, ProgramError, TracePoint},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    programs::{BtfTracePoint, Program, ProgramError},
 };
-use rustix::event::epoll;
-use shmtrace_common::{
-    ABI_GLOBAL, Counter, Counters, Doorbell, MAX_DOORBELLS, MAX_RINGS, Process, Record,
-};
+use shmtrace_common::{ABI_GLOBAL, Counter, Counters, Doorbell, MAX_DOORBELLS, Process, Record};
 use thiserror::Error;
 
-use tracefs::Tracefs;
+use failed_sends::FailedSends;
+use rings::Rings;
+
+pub use rings::Drained;
 
 /// The compiled probes; empty when the daemon was built without a BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shmtrace"));
 
-/// Bytes of each ring buffer unless told otherwise: with eight CPUs, 8 MiB in all.
-pub const DEFAULT_RING_BYTES: u32 = 1 << 20;
+/// Bytes for the records of all CPUs, unless told otherwise.
+pub const DEFAULT_BUFFER_BYTES: usize = 8 << 20;
+/// Records that each CPU has room for at least, however many CPUs there are: what one can write in 5 ms.
+const LEAST_ROOM: usize = 4096;
 
 /// Why tracing cannot start; each message says what to do.
 #[derive(Debug, Error)]
@@ -74,76 +78,63 @@ pub fn are_built_in() -> bool {
 
 /// Loaded and attached probes. Dropping them detaches.
 pub struct Probes {
-    // Holds programs and links; dropped last, it closes them.
-    _ebpf: Ebpf,
+    // Holds programs and links.
+    ebpf: Ebpf,
+    failed_sends: FailedSends,
     processes: HashMap<MapData, u32, Process>,
     sockets: HashMap<MapData, u64, u32>,
     doorbells: Array<MapData, Doorbell>,
     epoch: Array<MapData, u32>,
     epochs: u32,
     counters: PerCpuArray<MapData, Counters>,
-    rings: Vec<RingBuf<MapData>>,
-    wakeups: OwnedFd,
+    rings: Rings,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Probes {
     /// Loads the probes and attaches them. Nothing is traced before a process is entered by [`Self::trace`].
-    pub fn attach(ring_bytes: u32) -> Result<Self, ProbeError> {
+    pub fn attach(buffer_bytes: usize) -> Result<Self, ProbeError> {
         if OBJECT.is_empty() {
             return Err(ProbeError::NotBuilt);
         }
-        // Both parse the kernel's BTF, for about the same time.
-        let (offsets, btf) = std::thread::scope(|scope| {
-            let offsets = scope.spawn(offsets::read);
-            let btf = Btf::from_sys_fs();
-            (offsets.join(), btf)
-        });
-        let btf = btf.map_err(|e| unsupported("no type information of the kernel (BTF)", &e))?;
-        let offsets = offsets
-            .unwrap_or_else(|_| Err("the parser gave up".to_owned()))
-            .map_err(|what| ProbeError::Unsupported {
-                what,
-                remedy: "a distribution kernel from 5.10 with CONFIG_DEBUG_INFO_BTF=y will do",
-            })?;
+        let btf = Btf::from_sys_fs()
+            .map_err(|e| unsupported("no type information of the kernel (BTF)", &e))?;
+        let offsets = offsets::read().map_err(|what| ProbeError::Unsupported {
+            what,
+            remedy: "a distribution kernel from 5.10 with CONFIG_DEBUG_INFO_BTF=y will do",
+        })?;
 
         let mut loader = EbpfLoader::new();
-        let wake_at = u64::from(ring_bytes / 4);
+        let (cpus, room) = buffers(buffer_bytes)?;
         loader
             .btf(Some(&btf))
             .override_global(ABI_GLOBAL, &1_u32, true)
             .override_global("OFFSETS", &offsets, true)
-            .override_global("WAKE_AT", &wake_at, true);
-        let cpus = aya::util::nr_cpus().unwrap_or(MAX_RINGS);
-        for (ring, name) in RING_NAMES.iter().enumerate() {
-            loader.map_max_entries(name, if ring < cpus { ring_bytes } else { 4096 });
-        }
+            .override_global("ROOM", &room, true)
+            .map_max_entries("CURSORS", cpus)
+            .map_max_entries("RECORDS", cpus * room);
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|e| denied_or_failed("load the probes", e))?;
-        attach_all(&mut ebpf, &btf)?;
-        Self::open_maps(ebpf, cpus)
+        let failed_sends = attach_all(&mut ebpf, &btf)?;
+        drop(btf);
+        return_freed_memory();
+        Self::open_maps(ebpf, cpus, room, failed_sends)
     }
 
-    fn open_maps(mut ebpf: Ebpf, cpus: usize) -> Result<Self, ProbeError> {
+    fn open_maps(
+        mut ebpf: Ebpf,
+        cpus: u32,
+        room: u32,
+        failed_sends: FailedSends,
+    ) -> Result<Self, ProbeError> {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .inspect_err(|e| tracing::debug!("no log from the probes: {e}"))
             .ok();
-        let mut rings = Vec::new();
-        let wakeups =
-            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed("create an epoll", e))?;
-        for name in RING_NAMES.iter().take(cpus) {
-            let ring: RingBuf<MapData> = take(&mut ebpf, name)?;
-            // Edge-triggered: a wakeup is an event of its own, whatever still lies in the ring.
-            epoll::add(
-                &wakeups,
-                &ring,
-                epoll::EventData::new_u64(0),
-                epoll::EventFlags::IN | epoll::EventFlags::ET,
-            )
-            .map_err(|e| failed("watch a ring buffer", e))?;
-            rings.push(ring);
-        }
+        let cursors = array(&mut ebpf, "CURSORS")?;
+        let records = array(&mut ebpf, "RECORDS")?;
+        let rings = Rings::map(raw(&cursors), raw(&records), cpus, room)
+            .map_err(|e| failed("map the buffers of records", e))?;
         Ok(Self {
             processes: take(&mut ebpf, "PROCESSES")?,
             sockets: take(&mut ebpf, "SOCKETS")?,
@@ -152,36 +143,16 @@ impl Probes {
             epochs: 0,
             counters: take(&mut ebpf, "COUNTERS")?,
             rings,
-            wakeups,
             logger,
-            _ebpf: ebpf,
+            failed_sends,
+            ebpf,
         })
-    }
-
-    /// An fd that becomes readable when a ring buffer is a quarter full.
-    pub fn wakeups(&self) -> io::Result<OwnedFd> {
-        self.wakeups.try_clone()
-    }
-
-    /// Forgets wakeups that were seen.
-    pub fn clear_wakeups(&self) {
-        let mut events = Vec::with_capacity(MAX_RINGS);
-        let zero = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        if let Err(e) = epoll::wait(
-            &self.wakeups,
-            rustix::buffer::spare_capacity(&mut events),
-            Some(&zero),
-        ) {
-            tracing::debug!(fd = self.wakeups.as_raw_fd(), "cannot clear wakeups: {e}");
-        }
     }
 
     /// Enters a process into the tree, or replaces what the probes know of it.
     pub fn trace(&mut self, pid: u32, process: &Process) -> Result<(), MapError> {
-        self.processes.insert(pid, process, 0)
+        self.processes.insert(pid, process, 0)?;
+        self.next_epoch()
     }
 
     /// What the probes know of a process.
@@ -211,33 +182,44 @@ impl Probes {
         debug_assert!(slot < MAX_DOORBELLS);
         self.doorbells.set(slot, doorbell, 0)?;
         self.sockets.insert(inode, slot, 0)?;
-        // Last, so that no fd is remembered as foreign with the new epoch.
+        self.next_epoch()
+    }
+
+    /// Voids what the probes remember. After each change and not before it, so that nothing old is remembered as new.
+    fn next_epoch(&mut self) -> Result<(), MapError> {
         self.epochs = self.epochs.wrapping_add(1);
         self.epoch.set(0, self.epochs, 0)
     }
 
-    /// Takes a socket out of the table.
-    pub fn forget_socket(&mut self, inode: u64) {
-        if let Err(e) = self.sockets.remove(&inode) {
+    /// Takes a socket out of the tables.
+    pub fn forget_socket(&mut self, inode: u64, slot: u32) {
+        let forgotten = self
+            .doorbells
+            .set(slot, Doorbell::default(), 0)
+            .and_then(|()| self.sockets.remove(&inode))
+            .and_then(|()| self.next_epoch());
+        if let Err(e) = forgotten {
             tracing::trace!(inode, "already forgotten: {e}");
         }
     }
 
-    /// Hands every record that is there now to `each`, ring by ring; returns how many bytes were no record.
-    pub fn drain(&mut self, mut each: impl FnMut(&Record)) -> u64 {
-        let mut foreign = 0;
-        for ring in &mut self.rings {
-            while let Some(item) = ring.next() {
-                match Record::from_bytes(&item) {
-                    Some(record) => each(&record),
-                    None => foreign += item.len() as u64,
-                }
-            }
-        }
+    /// Sees sends on closed fds, or does without where that slows every system call down. Takes some milliseconds if it
+    /// changes anything.
+    pub fn watch_failed_sends(&mut self, watch: bool) {
+        self.failed_sends.watch(&mut self.ebpf, watch);
+    }
+
+    /// Why sends on closed fds are not seen, if they are not.
+    pub fn blind_to_failed_sends(&self) -> Option<&str> {
+        self.failed_sends.blind()
+    }
+
+    /// Hands every record that is there now to `each`, in the order of their times.
+    pub fn drain(&mut self, each: impl FnMut(&Record)) -> Drained {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        foreign
+        self.rings.drain(each)
     }
 
     /// The probes' counters, summed over all CPUs.
@@ -273,10 +255,6 @@ impl Totals {
     }
 }
 
-const RING_NAMES: [&str; MAX_RINGS] = [
-    "RING0", "RING1", "RING2", "RING3", "RING4", "RING5", "RING6", "RING7",
-];
-
 /// Programs by name, with their tracepoints; where two stand for one, the first that loads is used.
 const PROGRAMS: [(&str, &[&str]); 4] = [
     ("sched_process_fork", &["shmtrace_fork"]),
@@ -291,20 +269,15 @@ const PROGRAMS: [(&str, &[&str]); 4] = [
 /// Every system call of everybody, for kernels without [`AT_SOCKETS`].
 const AT_CALLS: (&str, &str) = ("sys_exit", "shmtrace_sys_exit");
 
-/// Where signals pass through sockets, with the programs there; from 6.3.
-const AT_SOCKETS: [(&str, &str); 2] = [
+/// Where signals pass through sockets (from 6.3) and mappings are made, with the programs there.
+const AT_SOCKETS: [(&str, &str); 3] = [
     ("sock_send_length", "shmtrace_sent"),
     ("sock_recv_length", "shmtrace_received"),
+    ("vm_unmapped_area", "shmtrace_mapping"),
 ];
 
-/// What sockets do not see, and the program at these classic tracepoints.
-const BESIDE_SOCKETS: (&str, [&str; 3]) = (
-    "shmtrace_call",
-    ["sys_exit_mmap", "sys_exit_sendto", "sys_exit_sendmsg"],
-);
-
 /// Attaches fork, exec and exit first, so that no child of a process entered later can be missed.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
+fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<FailedSends, ProbeError> {
     for (tracepoint, variants) in PROGRAMS {
         let mut last = None;
         for name in variants {
@@ -327,12 +300,13 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
         }
     }
     match attach_at_sockets(ebpf, btf) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(FailedSends::attach(ebpf, btf)),
         Err(e) => {
             tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
             let (tracepoint, name) = AT_CALLS;
             attach_one(ebpf, btf, tracepoint, name)
-                .map_err(|e| denied_or_failed(&format!("attach to tracepoint {tracepoint}"), e))
+                .map_err(|e| denied_or_failed(&format!("attach to tracepoint {tracepoint}"), e))?;
+            Ok(FailedSends::ForFree)
         }
     }
 }
@@ -341,33 +315,17 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
 fn attach_at_sockets(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
     let attached = AT_SOCKETS
         .into_iter()
-        .try_for_each(|(tracepoint, name)| attach_one(ebpf, btf, tracepoint, name))
-        .and_then(|()| attach_beside_sockets(ebpf));
+        .try_for_each(|(tracepoint, name)| attach_one(ebpf, btf, tracepoint, name));
     if attached.is_err() {
-        let names = AT_SOCKETS.map(|(_, name)| name);
-        for name in names.into_iter().chain([BESIDE_SOCKETS.0]) {
-            let unloaded = match ebpf.program_mut(name) {
-                Some(Program::BtfTracePoint(program)) => program.unload(),
-                Some(Program::TracePoint(program)) => program.unload(),
-                _ => Ok(()),
-            };
-            if let Err(e) = unloaded {
+        for (_, name) in AT_SOCKETS {
+            if let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name)
+                && let Err(e) = program.unload()
+            {
                 tracing::trace!(program = name, "was not loaded: {e}");
             }
         }
     }
     attached
-}
-
-fn attach_beside_sockets(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
-    let (name, tracepoints) = BESIDE_SOCKETS;
-    let program: &mut TracePoint = program(ebpf, name)?.try_into()?;
-    program.load()?;
-    let _mounted = Tracefs::mount_if_missing()?;
-    for tracepoint in tracepoints {
-        program.attach("syscalls", tracepoint)?;
-    }
-    Ok(())
 }
 
 fn attach_one(
@@ -389,15 +347,52 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, Progra
         })
 }
 
+/// The kernel's types took some 20 MiB, which the allocator would keep for a watch that needs a fraction of it.
+fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer and changes nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
+/// How many CPUs need a buffer, and how many records each of these has room for: a power of two.
+///
+/// A CPU that comes online later has none; what it would write is counted as lost.
+fn buffers(bytes: usize) -> Result<(u32, u32), ProbeError> {
+    let online =
+        aya::util::online_cpus().map_err(|(what, e)| failed(&format!("read {what}"), e))?;
+    let cpus = online.into_iter().max().unwrap_or(0) + 1;
+    let fit = bytes / size_of::<Record>() / cpus as usize;
+    let room = 1 << fit.max(LEAST_ROOM).ilog2();
+    Ok((cpus, room))
+}
+
+/// Takes an array out of the object, to be mapped.
+fn array(ebpf: &mut Ebpf, name: &str) -> Result<MapData, ProbeError> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(missing_map(name)),
+    }
+}
+
+fn raw(map: &MapData) -> RawFd {
+    map.fd().as_fd().as_raw_fd()
+}
+
+fn missing_map(name: &str) -> ProbeError {
+    ProbeError::Failed {
+        what: format!("find map {name} in the probes"),
+        source: "the probes are of another version: build shmtrace again".into(),
+    }
+}
+
 /// Takes a map out of the object as the type it is used as.
 pub(crate) fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, ProbeError>
 where
-    T: TryFrom<aya::maps::Map, Error = MapError>,
+    T: TryFrom<Map, Error = MapError>,
 {
-    let map = ebpf.take_map(name).ok_or_else(|| ProbeError::Failed {
-        what: format!("find map {name} in the probes"),
-        source: "the probes are of another version: build shmtrace again".into(),
-    })?;
+    let map = ebpf.take_map(name).ok_or_else(|| missing_map(name))?;
     T::try_from(map).map_err(|e| failed(&format!("open map {name}"), e))
 }
 

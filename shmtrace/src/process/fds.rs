@@ -96,6 +96,23 @@ impl Process {
         socket_inode(link.ok()?.to_bytes())
     }
 
+    /// Whether it has this socket open. `fd` is where it was seen last, and makes the answer cheap.
+    pub fn holds(&self, socket: SocketInode, fd: Option<u32>) -> io::Result<bool> {
+        let main = Tid(self.id().pid);
+        if fd.is_some_and(|fd| self.socket_of(main, fd) == Some(socket)) {
+            return Ok(true);
+        }
+        let fds = self.open_at("fd", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        for entry in Dir::read_from(&fds)?.take(MAX_FDS) {
+            let entry = entry?;
+            let link = rustix::fs::readlinkat(&fds, entry.file_name(), Vec::with_capacity(64));
+            if link.is_ok_and(|link| socket_inode(link.to_bytes()) == Some(socket)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What the epoll instance behind one fd of one thread watches.
     pub fn epoll_entries(
         &self,

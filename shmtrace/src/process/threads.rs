@@ -32,6 +32,7 @@ impl Process {
         let mut observation = ProcessObservation {
             proc: Some(self.id()),
             alive: self.is_alive(),
+            has_end: None,
             threads: Vec::new(),
         };
         let mut buffer = Vec::with_capacity(4096);

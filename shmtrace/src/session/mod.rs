@@ -7,19 +7,20 @@
 //!        ^                                    | requests
 //!        \----------- observer <--------------/
 //! ```
-//! The loop wakes every few milliseconds (or when a ring buffer fills up, or when the engine wants to look again),
+//! The loop wakes every few milliseconds (more often while the rings of records fill up fast, or when the engine wants to look again),
 //! takes what is there, and sleeps. Nothing in it waits for the traced processes.
 
 mod decode;
 mod directory;
 mod judge;
 mod options;
+mod pace;
 mod replay;
 mod tables;
 mod tally;
 mod tree;
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use shmtrace_common::{Kind, NO_PEER, Record};
@@ -27,10 +28,7 @@ use shmtrace_engine::{
     Mono, Output, ProcId, Request, SocketInode,
     input::{EventKind, Input, Loss, Sample, Topology},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::time::Instant;
 
 use crate::{
     discover::{Discovery, Hint},
@@ -47,12 +45,15 @@ pub use replay::replay;
 pub use tally::{Totals, Verdict};
 
 use judge::Judge;
+use pace::Pace;
 use tally::Tally;
 use tree::Tree;
 
 /// How often the rings of records and the rings of the hubs are looked at. A stuck lane is first suspected after two
 /// looks, so this bounds how late a finding is; each costs about 20 us.
 const TICK: Duration = Duration::from_millis(5);
+/// The same while the rings of records fill up fast.
+const BUSY_TICK: Duration = Duration::from_millis(1);
 /// How often processes, mappings and sockets are compared with what is known, without a hint that they changed.
 const REFRESH: u64 = 100_000_000;
 /// Records may be handed over this much later than they were made: an interrupted writer holds back its CPU's ring.
@@ -89,13 +90,16 @@ pub struct Session<'a> {
     lost_since_refresh: bool,
     shown_alive: Mono,
     last_drain: Mono,
+    /// Records came faster than usual.
+    busy: bool,
+    pace: Pace,
 }
 
 impl<'a> Session<'a> {
     /// Attaches to the trees and takes a first look. Processes notice nothing of it.
     pub fn start(options: &'a Options, report: &'a mut dyn Report) -> anyhow::Result<Self> {
         tree::check_roots(&options.roots)?;
-        let mut probes = Probes::attach(options.ring_bytes)?;
+        let mut probes = Probes::attach(options.buffer_bytes)?;
         let tree = Tree::adopt(&options.roots, &mut probes)?;
         let now = mono_now();
         let kernel = rustix::system::uname()
@@ -119,13 +123,15 @@ impl<'a> Session<'a> {
             lost_since_refresh: false,
             shown_alive: now,
             last_drain: now,
+            busy: false,
+            pace: Pace::default(),
         };
         session.judge.step(Step::Attached(now))?;
         session.report.header(&Header {
             roots: options.roots.clone(),
             kernel,
             grace_ns: options.grace_ns,
-            limits: limits::in_words(),
+            limits: in_words(&session.probes),
         })?;
         session.step()?;
         Ok(session)
@@ -133,32 +139,20 @@ impl<'a> Session<'a> {
 
     /// Runs until `stop` completes, the duration is over, or the last process ended.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
-        // SAFETY: the fd is owned and moved in: nobody else can close it or change what it is.
-        let wakeups =
-            unsafe { AsyncFd::register_with_interest(self.probes.wakeups()?, Interest::READABLE) }
-                .map_err(io::Error::from)
-                .context("cannot watch the ring buffers")?;
         let deadline = self
             .options
             .duration
             .map(|duration| Instant::now() + duration);
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
-            let early = self
-                .judge
-                .next_timeout()
-                .map(|at| Duration::from_nanos(at.since(mono_now())));
+            let tick = if self.busy { BUSY_TICK } else { TICK };
+            let pause = self.judge.next_timeout().map_or(tick, |at| {
+                tick.min(Duration::from_nanos(at.since(mono_now())))
+            });
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
                 () = wait_until(deadline) => return Ok(Ended::Stopped),
-                _ = ticks.tick() => {}
-                () = tokio::time::sleep(early.unwrap_or(TICK)), if early.is_some_and(|early| early < TICK) => {}
-                ready = wakeups.readable() => {
-                    self.probes.clear_wakeups();
-                    ready?.clear_ready();
-                }
+                () = tokio::time::sleep(pause) => {}
             }
             self.step()?;
             if self.tree.is_empty() {
@@ -220,9 +214,12 @@ impl<'a> Session<'a> {
     fn drain(&mut self, now: Mono) -> anyhow::Result<()> {
         let mut records = std::mem::take(&mut self.records);
         records.clear();
-        let foreign = self.probes.drain(|record| records.push(*record));
+        let drained = self.probes.drain(|record| records.push(*record));
+        self.busy = drained.busy;
+        let fast = self.pace.is_fast(now, records.len());
+        self.probes.watch_failed_sends(!fast);
         anyhow::ensure!(
-            foreign == 0,
+            drained.foreign == 0,
             "the probes speak another version of the record format: build shmtrace again"
         );
         let lost = self.tally.counters(&self.probes, now)?;
@@ -236,8 +233,6 @@ impl<'a> Session<'a> {
             self.lost_since_refresh = true;
         }
         self.last_drain = now;
-        // Rings are drained one after the other: a process must not be seen to end before what it did on another CPU.
-        records.sort_by_key(|record| record.at);
         for record in &records {
             self.record(record)?;
         }
@@ -377,6 +372,15 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// What this kernel and these rights do not offer.
+fn in_words(probes: &Probes) -> Vec<String> {
+    let blind = probes.blind_to_failed_sends();
+    let blind = blind.map(|why| {
+        format!("sends on a closed doorbell leave no record ({why}): the cause is read off the sender's open files instead")
+    });
+    limits::in_words().into_iter().chain(blind).collect()
 }
 
 async fn wait_until(deadline: Option<Instant>) {

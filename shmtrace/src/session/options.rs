@@ -35,8 +35,8 @@ pub struct Options {
     pub record: Option<PathBuf>,
     /// Directory for recordings of the seconds around each finding.
     pub record_findings: Option<PathBuf>,
-    /// Bytes of each CPU's ring buffer.
-    pub ring_bytes: u32,
+    /// Bytes for the records of all CPUs.
+    pub buffer_bytes: usize,
 }
 
 /// Which findings make a watch fail.

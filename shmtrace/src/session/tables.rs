@@ -1,6 +1,6 @@
 //! The probes' tables of processes and sockets, kept as discovery wants them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::MapError;
 use shmtrace_common::{
@@ -19,8 +19,7 @@ use super::tree;
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     slots: BTreeMap<u64, u32>,
-    free: Vec<u32>,
-    used: u32,
+    taken: BTreeSet<u32>,
 }
 
 impl Tables {
@@ -69,16 +68,19 @@ impl Tables {
                     Side::Plugin => SIDE_PLUGIN,
                 };
                 let doorbell = Doorbell {
+                    inode: socket.0,
                     hub: hub.0,
                     peer: peer.0,
                     side,
                     to_peer: *to_peer,
                     to_host: *to_host,
+                    ..Doorbell::default()
                 };
                 self.describe(probes, socket.0, &doorbell)
             }
             ProbeUpdate::Ignore { socket } => {
                 let ignored = Doorbell {
+                    inode: socket.0,
                     side: SIDE_IGNORED,
                     ..Doorbell::default()
                 };
@@ -86,12 +88,20 @@ impl Tables {
             }
             ProbeUpdate::Forget { socket } => {
                 if let Some(slot) = self.slots.remove(&socket.0) {
-                    probes.forget_socket(socket.0);
-                    self.free.push(slot);
+                    probes.forget_socket(socket.0, slot);
+                    self.taken.remove(&slot);
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Where the probes look first if that is free, else anywhere.
+    fn free_slot(&self, socket: u64) -> Option<u32> {
+        let own = u32::try_from(socket % u64::from(MAX_DOORBELLS)).ok()?;
+        std::iter::once(own)
+            .chain(0..MAX_DOORBELLS)
+            .find(|slot| !self.taken.contains(slot))
     }
 
     fn describe(
@@ -103,14 +113,11 @@ impl Tables {
         let slot = if let Some(slot) = self.slots.get(&socket) {
             *slot
         } else {
-            let slot = self.free.pop().unwrap_or(self.used);
-            if slot >= MAX_DOORBELLS {
-                return Err(MapError::OutOfBounds {
-                    index: slot,
-                    max_entries: MAX_DOORBELLS,
-                });
-            }
-            self.used = self.used.max(slot + 1);
+            let slot = self.free_slot(socket).ok_or(MapError::OutOfBounds {
+                index: MAX_DOORBELLS,
+                max_entries: MAX_DOORBELLS,
+            })?;
+            self.taken.insert(slot);
             self.slots.insert(socket, slot);
             slot
         };

@@ -107,7 +107,7 @@ fn lockdown() -> Check {
 /// The proof: everything that a watch does before it watches somebody.
 fn load_and_attach() -> Check {
     const NAME: &str = "load and attach";
-    match Probes::attach(probes::DEFAULT_RING_BYTES) {
+    match Probes::attach(probes::DEFAULT_BUFFER_BYTES) {
         Ok(probes) => {
             drop(probes);
             Check::yes(NAME, "all probes, and detached again")

@@ -293,6 +293,7 @@ mod tests {
             consumer: ProcessObservation {
                 proc: Some(ProcId { pid: 7, start: 1 }),
                 alive: true,
+                has_end: None,
                 threads: vec![thread],
             },
             producer: ProcessObservation::default(),

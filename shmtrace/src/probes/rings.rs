@@ -1,0 +1,252 @@
+//! The probes' buffers of records, mapped: one for each CPU, read without a system call.
+//!
+//! The writer's side is `shmtrace-ebpf/src/ring.rs`. Both count records since the start; number n lies at n modulo the room.
+
+use std::{
+    io, mem,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use memmap2::{MmapOptions, MmapRaw};
+use shmtrace_common::{Cursor, Kind, Record};
+
+/// Records taken from one CPU before its room is given back: a slow reader must not hold all of it.
+const BATCH: u64 = 1024;
+
+/// The buffers of all CPUs.
+pub(super) struct Rings {
+    cursors: MmapRaw,
+    records: MmapRaw,
+    cpus: usize,
+    room: u64,
+    /// For each CPU, how far it was read, and how far it had written when the present reading began.
+    spans: Vec<(u64, u64)>,
+    /// The next record of each CPU that has one; here to be used again.
+    next: Vec<(usize, Record)>,
+}
+
+/// What a reading found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drained {
+    /// Records of no known kind, or overwritten before they were read: neither can be without an error in the probes.
+    pub foreign: u64,
+    /// A buffer was more than an eighth full: the next reading should not wait long.
+    pub busy: bool,
+}
+
+impl Rings {
+    /// Maps the arrays behind these fds: `cpus` cursors, and `room` records for each.
+    pub(super) fn map(
+        cursors: impl memmap2::MmapAsRawDesc,
+        records: impl memmap2::MmapAsRawDesc,
+        cpus: u32,
+        room: u32,
+    ) -> io::Result<Self> {
+        let (cpus, room) = (cpus as usize, room as usize);
+        Ok(Self {
+            cursors: MmapOptions::new()
+                .len(cpus * size_of::<Cursor>())
+                .map_raw(cursors)?,
+            records: MmapOptions::new()
+                .len(cpus * room * size_of::<Record>())
+                .map_raw_read_only(records)?,
+            cpus,
+            room: room as u64,
+            spans: vec![(0, 0); cpus],
+            next: Vec::with_capacity(cpus),
+        })
+    }
+
+    /// Hands every record that is there now to `each`, in the order of their times.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(&Record)) -> Drained {
+        let mut drained = Drained::default();
+        for cpu in 0..self.cpus {
+            let head = self.head(cpu).load(Ordering::Acquire);
+            let (read, until) = &mut self.spans[cpu];
+            *until = head;
+            let waiting = head.wrapping_sub(*read);
+            drained.busy |= waiting > self.room / 8;
+            if waiting > self.room {
+                drained.foreign += waiting - self.room;
+                *read = head - self.room;
+            }
+        }
+        // Each CPU's records are in order. There are few CPUs with records at a time, so the earliest is found by looking.
+        let mut next = mem::take(&mut self.next);
+        next.extend((0..self.cpus).filter_map(|cpu| Some((cpu, self.take(cpu)?))));
+        while let Some(place) = (0..next.len()).min_by_key(|place| next[*place].1.at) {
+            let (cpu, record) = next[place];
+            if Kind::from_u8(record.kind).is_some() {
+                each(&record);
+            } else {
+                drained.foreign += 1;
+            }
+            match self.take(cpu) {
+                Some(record) => next[place].1 = record,
+                None => drop(next.swap_remove(place)),
+            }
+        }
+        self.next = next;
+        for cpu in 0..self.cpus {
+            self.release(cpu);
+        }
+        drained
+    }
+
+    /// Takes one record of a CPU, if the present reading has one left.
+    fn take(&mut self, cpu: usize) -> Option<Record> {
+        let (read, until) = self.spans[cpu];
+        if read == until {
+            return None;
+        }
+        let place = cpu * self.room as usize + (read % self.room) as usize;
+        // SAFETY: inside of the mapping, and any bytes are a record. The writer does not touch it before it sees a tail
+        // beyond it.
+        let record = unsafe { start::<Record>(&self.records).add(place).read_volatile() };
+        self.spans[cpu].0 = read + 1;
+        if (read + 1) % BATCH == 0 {
+            self.release(cpu);
+        }
+        Some(record)
+    }
+
+    /// Lets the writer have what was read.
+    fn release(&self, cpu: usize) {
+        self.tail(cpu).store(self.spans[cpu].0, Ordering::Release);
+    }
+
+    fn head(&self, cpu: usize) -> &AtomicU64 {
+        // SAFETY: a mapped, aligned word that is only accessed atomically on this side.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.cursor(cpu).as_ptr()).head) }
+    }
+
+    fn tail(&self, cpu: usize) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.cursor(cpu).as_ptr()).tail) }
+    }
+
+    fn cursor(&self, cpu: usize) -> NonNull<Cursor> {
+        assert!(cpu < self.cpus);
+        // SAFETY: inside of the mapping, which starts at a page and is never null.
+        unsafe { NonNull::new_unchecked(start::<Cursor>(&self.cursors).add(cpu)) }
+    }
+}
+
+/// The first element of a mapped array; a mapping starts at a page, which is aligned for any element.
+fn start<T>(array: &MmapRaw) -> *mut T {
+    array.as_mut_ptr().cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    const CPUS: u32 = 2;
+    const ROOM: u32 = 2048;
+
+    /// The probes' side, on files in memory.
+    struct Writer {
+        cursors: MmapRaw,
+        records: MmapRaw,
+    }
+
+    impl Writer {
+        fn put(&self, cpu: usize, at: u64, kind: u8) -> bool {
+            // SAFETY: as in the probes; the reader runs in the same thread.
+            unsafe {
+                let cursor = start::<Cursor>(&self.cursors).add(cpu);
+                let (head, tail) = ((*cursor).head, (*cursor).tail);
+                if head - tail >= u64::from(ROOM) {
+                    return false;
+                }
+                let place = cpu * ROOM as usize + (head % u64::from(ROOM)) as usize;
+                let record = start::<Record>(&self.records).add(place);
+                (*record).at = at;
+                (*record).kind = kind;
+                (*cursor).head = head + 1;
+            }
+            true
+        }
+    }
+
+    fn pair() -> (Writer, Rings) {
+        let file = |len: usize| -> File {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(len as u64).unwrap();
+            file
+        };
+        let cursors = file(CPUS as usize * size_of::<Cursor>());
+        let records = file((CPUS * ROOM) as usize * size_of::<Record>());
+        let writer = Writer {
+            cursors: MmapOptions::new().map_raw(&cursors).unwrap(),
+            records: MmapOptions::new().map_raw(&records).unwrap(),
+        };
+        let rings = Rings::map(&cursors, &records, CPUS, ROOM).unwrap();
+        (writer, rings)
+    }
+
+    fn times(rings: &mut Rings) -> (Vec<u64>, Drained) {
+        let mut times = Vec::new();
+        let drained = rings.drain(|record| times.push(record.at));
+        (times, drained)
+    }
+
+    #[test]
+    fn records_of_all_cpus_come_in_the_order_of_their_times() {
+        let (writer, mut rings) = pair();
+        for (cpu, at) in [(0, 1), (0, 4), (0, 5), (1, 2), (1, 3), (1, 6)] {
+            assert!(writer.put(cpu, at, Kind::Ring as u8));
+        }
+        assert_eq!(times(&mut rings).0, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(times(&mut rings), (Vec::new(), Drained::default()));
+    }
+
+    #[test]
+    fn a_full_buffer_takes_no_more_until_it_was_read_and_nothing_is_lost_at_the_wrap() {
+        let (writer, mut rings) = pair();
+        let mut at = 0;
+        for _ in 0..3 {
+            let first = at;
+            while writer.put(1, at, Kind::Take as u8) {
+                at += 1;
+            }
+            assert_eq!(at - first, u64::from(ROOM));
+            let (seen, drained) = times(&mut rings);
+            assert_eq!(seen, (first..at).collect::<Vec<_>>());
+            assert_eq!(
+                drained,
+                Drained {
+                    foreign: 0,
+                    busy: true
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_counted_and_not_handed_over() {
+        let (writer, mut rings) = pair();
+        writer.put(0, 1, 0);
+        writer.put(0, 2, Kind::Map as u8);
+        let (seen, drained) = times(&mut rings);
+        assert_eq!(seen, [2]);
+        assert_eq!(drained.foreign, 1);
+    }
+
+    #[test]
+    fn a_head_that_ran_away_yields_the_latest_records_and_says_how_many_are_gone() {
+        let (writer, mut rings) = pair();
+        // SAFETY: nobody else is there.
+        unsafe { (*start::<Cursor>(&writer.cursors)).head = u64::from(ROOM) + 7 };
+        let (seen, drained) = times(&mut rings);
+        assert!(seen.is_empty());
+        assert_eq!(
+            drained.foreign,
+            7 + u64::from(ROOM),
+            "and the rest is of no kind"
+        );
+    }
+}
