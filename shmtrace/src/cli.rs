@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     commands::{self, guide::Guide},
     exit::{Exit, Refusal},
+    limits,
 };
 
 /// Finds lost wakeups of shared-memory hubs live, with proof.
@@ -154,6 +155,13 @@ impl Cli {
 
     /// Runs what was asked for.
     pub fn run(self) -> anyhow::Result<Exit> {
+        match &self.command {
+            None | Some(Command::Watch(_) | Command::Record(_) | Command::Profile(_)) => {
+                limits::require_pids_of_the_kernel(false)?;
+            }
+            Some(Command::Run(_)) => limits::require_pids_of_the_kernel(true)?,
+            Some(_) => {}
+        }
         match self.command {
             Some(Command::Watch(watch)) => watch.run(),
             Some(Command::Record(record)) => record.run(),

@@ -7,7 +7,12 @@ use std::{fs, io, path::Path};
 
 use serde::Serialize;
 
-use crate::{observe::memory, process::Process, sock::DiagSocket};
+use crate::{
+    exit::Refusal,
+    observe::memory,
+    process::{self, Process},
+    sock::DiagSocket,
+};
 
 /// Inode numbers of the initial namespaces, fixed in the kernel's `proc_ns.h`.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -155,19 +160,57 @@ fn capabilities() -> Check {
     Check::no(NAME, detail, remedy)
 }
 
+/// The probes see the pids of the initial namespace, whatever the namespace of this process.
 fn pid_namespace() -> Check {
     const NAME: &str = "pid namespace";
-    match fs::read_link("/proc/self/ns/pid") {
-        Ok(link) if link == Path::new(INITIAL_PID_NAMESPACE) => Check::yes(NAME, "the initial one"),
-        Ok(link) => Check::no(
+    const REMEDY: &str = "run shmtrace on the host, or in a container with --pid=host";
+    let own = match fs::read_link("/proc/self/ns/pid") {
+        Ok(own) => own,
+        Err(error) => {
+            return Check::no(NAME, format!("/proc/self/ns/pid: {error}"), "mount /proc");
+        }
+    };
+    if own == Path::new(INITIAL_PID_NAMESPACE) {
+        return Check::yes(NAME, "the initial one");
+    }
+    // What `/proc` shows is what is traced; it may be that of the host.
+    if process::shows_kernel_threads() {
+        return Check::limited(
             NAME,
             format!(
-                "{} is not the initial one: the probes see other pids than this process",
-                link.display()
+                "{} is not the initial one, which /proc shows: `run` does not work",
+                own.display()
             ),
-            "run shmtrace on the host, or in a container with --pid=host",
+            REMEDY,
+        );
+    }
+    Check::no(
+        NAME,
+        format!(
+            "{} is not the initial one: the probes see other pids than this process",
+            own.display()
         ),
-        Err(error) => Check::no(NAME, format!("/proc/self/ns/pid: {error}"), "mount /proc"),
+        REMEDY,
+    )
+}
+
+/// Refuses to trace where the probes would wait for pids that no process has: that would be blind, and look healthy.
+/// `children` = processes that this one starts are to be traced.
+pub fn require_pids_of_the_kernel(children: bool) -> Result<(), Refusal> {
+    let check = pid_namespace();
+    match (check.answer, check.remedy) {
+        (Answer::No, Some(remedy)) => {
+            let why = format!(
+                "cannot trace here: {}: {}; {remedy}",
+                check.name, check.detail
+            );
+            Err(Refusal::not_permitted(why))
+        }
+        (Answer::Limited, Some(remedy)) if children => Err(Refusal::not_permitted(format!(
+            "{}; {remedy}",
+            check.detail
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -190,6 +190,13 @@ fn read_once(dir: BorrowedFd<'_>, name: &str, buffer: &mut Vec<u8>) -> Option<()
     Some(())
 }
 
+/// Whether `/proc` is that of the initial pid namespace, the only one with threads of the kernel: their root is process 2
+/// and has no program.
+pub fn shows_kernel_threads() -> bool {
+    let name = std::fs::read("/proc/2/comm");
+    name.is_ok_and(|name| name == b"kthreadd\n") && std::fs::read_link("/proc/2/exe").is_err()
+}
+
 /// The pids of a process's children, threads' children included; empty if it is gone or the kernel does not tell.
 pub fn children(pid: u32) -> Vec<u32> {
     let mut children = Vec::new();

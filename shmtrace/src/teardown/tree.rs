@@ -24,7 +24,7 @@ use shmtrace_engine::ProcId;
 use thiserror::Error;
 
 use super::seize::{newborn, seize};
-use crate::process::{Process, Stat};
+use crate::process::{self, Process, Stat};
 
 /// How often new children are looked for while the tree ends. A scan of a thousand processes takes about 10 ms.
 const SCAN_EVERY: Duration = Duration::from_millis(20);
@@ -130,7 +130,7 @@ impl Tree {
             orphans_are_ours: false,
         };
         for &root in roots {
-            if root <= 2 {
+            if is_root_of_all(root) {
                 return Err(TeardownError::Everything(root));
             }
             if own.contains(&root) {
@@ -418,6 +418,11 @@ impl Member {
 }
 
 /// Holds the process that has this pid now; `None` if there is none, or a zombie only.
+/// Init, or the root of the kernel's own threads.
+fn is_root_of_all(pid: u32) -> bool {
+    pid <= 1 || pid == 2 && process::shows_kernel_threads()
+}
+
 fn hold(pid: u32, depth: usize) -> io::Result<Option<Member>> {
     let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return Ok(None);

@@ -4,6 +4,7 @@ mod filters;
 mod hosts;
 mod kill;
 mod names;
+mod namespaces;
 mod nudge;
 mod pages;
 mod profile;
