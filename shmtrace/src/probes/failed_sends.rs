@@ -70,7 +70,8 @@ impl FailedSends {
     /// Sees them, or not, where not seeing them makes a difference to others.
     pub(super) fn watch(&mut self, ebpf: &mut Ebpf, watch: bool) {
         let Self::Classic(links) = self else { return };
-        if watch == !links.is_empty() {
+        let watched = !links.is_empty();
+        if watch == watched {
             return;
         }
         if !watch {

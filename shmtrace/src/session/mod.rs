@@ -74,6 +74,10 @@ pub enum Ended {
 }
 
 /// A watch in progress.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four independent facts, no states of one machine"
+)]
 pub struct Session<'a> {
     options: &'a Options,
     probes: Probes,
