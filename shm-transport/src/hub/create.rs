@@ -27,7 +27,7 @@ pub(super) fn extent_size(slot_size: u32, slots: u32) -> usize {
 
 /// Relaxed stores throughout: nobody has the file yet, and who opens it later is told so by the host in ways that
 /// synchronize (a new process, a pipe).
-pub(super) fn put32(map: &Mapping, offset: usize, value: u32) -> Result<(), HubError> {
+fn put32(map: &Mapping, offset: usize, value: u32) -> Result<(), HubError> {
     map.at::<AtomicU32>("field", offset)?
         .store(value, Ordering::Relaxed);
     Ok(())
