@@ -26,7 +26,6 @@ enum Watcher {
 
 impl Sanitize {
     pub(crate) fn run(&self) -> Result<()> {
-        // A link from one toolchain's cargo to another's would mix them.
         let component = match self.watcher {
             Watcher::Miri => "miri",
             Watcher::Thread => "rust-src",
@@ -58,10 +57,14 @@ impl Sanitize {
                 ]);
             }
             Watcher::Thread => {
+                let known = workspace::root().join("shm-transport/tests/tsan.suppressions");
                 command
                     .env("RUSTFLAGS", "-Zsanitizer=thread")
                     // A report is a failure, and the end.
-                    .env("TSAN_OPTIONS", "halt_on_error=1")
+                    .env(
+                        "TSAN_OPTIONS",
+                        format!("halt_on_error=1 suppressions={}", known.display()),
+                    )
                     .args(["test", "-Zbuild-std", "--target", TARGET])
                     .args(["--package", "shm-transport", "--lib"])
                     .args(["--test", "lanes", "--test", "hostile"]);
