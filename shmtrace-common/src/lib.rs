@@ -11,8 +11,8 @@ pub mod syscalls;
 
 pub use maps::{
     Counter, Counters, Cursor, Doorbell, FdKey, HubMapping, KernelOffsets, KnownFd, MAX_DOORBELLS,
-    MAX_HUBS_PER_PROCESS, MAX_KNOWN_FDS, MAX_PROCESSES, PROC_PARTICIPANT, Process, SIDE_HOST,
-    SIDE_IGNORED, SIDE_PLUGIN,
+    MAX_HUBS_PER_PROCESS, MAX_KNOWN_FDS, MAX_PROCESSES, PID_SLOTS, PROC_PARTICIPANT, Process,
+    SIDE_HOST, SIDE_IGNORED, SIDE_PLUGIN,
 };
 pub use record::{FLAG_PROCESS, FLAG_TO_HOST, FLAG_TO_PEER, Kind, NO_PEER, NO_SYSCALL, Record};
 

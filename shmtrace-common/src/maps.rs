@@ -2,6 +2,8 @@
 
 /// Processes of the tree that can be followed at once; more are counted in [`Counter::ProcessesFull`].
 pub const MAX_PROCESSES: u32 = 16_384;
+/// Entries of the table that tells bystanders by their pid, modulo this: not 0 where a process of the tree was.
+pub const PID_SLOTS: u32 = 8_192;
 /// Sockets that can be told apart at once: two ends for 32 peers of 16 hubs, and as many that are no doorbells.
 pub const MAX_DOORBELLS: u32 = 2_048;
 /// Fds that the probes remember at once; the least used are forgotten first.

@@ -14,7 +14,7 @@ use crate::{
     emit::{self, At, Fact},
     fds::{self, Fd},
     kernel::{self, Args, Who},
-    maps::{PROCESSES, Tally},
+    maps::{PROCESSES, Tally, is_bystander},
 };
 
 const EBADF: i32 = 9;
@@ -218,8 +218,11 @@ fn close(pid: u32, base: &Fact, args: &Args, process: &mut Process) {
 /// A socket sent something, or failed to, by whichever call.
 #[inline(always)]
 pub fn socket_sent(ctx: &BtfTracePointContext) {
-    let inode = kernel::socket_inode(ctx.arg(0));
     let who = kernel::who();
+    if is_bystander(who.pid) {
+        return;
+    }
+    let inode = kernel::socket_inode(ctx.arg(0));
     if let Some((slot, at)) = fds::recent(inode, who) {
         if let Some((tally, fact)) = on_socket(ctx, Kind::Ring, inode) {
             tally.used(who.pid, slot);
@@ -237,8 +240,11 @@ pub fn socket_sent(ctx: &BtfTracePointContext) {
 /// A socket received something, or failed to, by whichever call.
 #[inline(always)]
 pub fn socket_received(ctx: &BtfTracePointContext) {
-    let result: i64 = ctx.arg(1);
     let who = kernel::who();
+    if is_bystander(who.pid) {
+        return;
+    }
+    let result: i64 = ctx.arg(1);
     // Most calls of a runtime: a look at the doorbell that used to be rung last, which found nothing.
     if result as i32 == -EAGAIN
         && let Some(tally) = Tally::this_cpu()
@@ -488,7 +494,13 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
 fn sleeper(tally: Tally, with_loads: bool) -> Option<Option<At>> {
     if with_loads {
         let who = kernel::who();
-        if let Some(at) = tally.last(who.pid).and_then(|slot| fds::recent_at(slot, who)) {
+        if is_bystander(who.pid) {
+            return None;
+        }
+        if let Some(at) = tally
+            .last(who.pid)
+            .and_then(|slot| fds::recent_at(slot, who))
+        {
             return Some(Some(at));
         }
     }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use shmtrace_common::{
     Counter, Counters, Doorbell, FdKey, KernelOffsets, KnownFd, MAX_DOORBELLS, MAX_KNOWN_FDS,
-    MAX_PROCESSES, Process,
+    MAX_PROCESSES, PID_SLOTS, Process,
 };
 
 /// Set to 1 by a loader that speaks version 3 of the ABI; probes that lack the name are refused by it, and probes
@@ -36,6 +36,26 @@ pub static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
 /// Processes of the tree, by pid.
 #[map]
 pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// See [`is_bystander`].
+#[map]
+static PIDS: Array<u32> = Array::with_max_entries(PID_SLOTS, 0);
+
+/// Whether a pid is certainly of no process in the tree: a look into an array, where a hash lookup takes ten times as
+/// long. Entries are never taken back, since two pids may share one; that costs time only.
+#[inline(always)]
+pub fn is_bystander(pid: u32) -> bool {
+    PIDS.get(pid % PID_SLOTS).copied() == Some(0)
+}
+
+/// From now on this pid is no bystander's. Before it is entered into [`PROCESSES`].
+#[inline(always)]
+pub fn is_traced(pid: u32) {
+    if let Some(entry) = PIDS.get_ptr_mut(pid % PID_SLOTS) {
+        // SAFETY: an aligned word, which everybody only ever sets to 1.
+        unsafe { entry.write_volatile(1) };
+    }
+}
 
 /// Slot in [`DOORBELLS`] of a socket inode.
 #[map]

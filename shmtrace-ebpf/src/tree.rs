@@ -14,7 +14,7 @@ use shmtrace_common::{Counter, FLAG_PROCESS, HubMapping, Kind, MAX_HUBS_PER_PROC
 use crate::{
     emit::{self, Fact},
     kernel,
-    maps::{PROCESSES, Tally},
+    maps::{PROCESSES, Tally, is_traced},
 };
 
 /// A task of the tree started another: if that is a process, it inherits memory and doorbells.
@@ -35,6 +35,7 @@ pub fn fork(ctx: &BtfTracePointContext) {
     let mut copy = *process;
     // SAFETY: a helper without arguments.
     copy.image = unsafe { bpf_ktime_get_ns() };
+    is_traced(child);
     if PROCESSES
         .insert(child, copy, u64::from(BPF_NOEXIST))
         .is_err()

@@ -15,7 +15,9 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
     programs::{BtfTracePoint, Program, ProgramError},
 };
-use shmtrace_common::{ABI_GLOBAL, Counter, Counters, Doorbell, MAX_DOORBELLS, Process, Record};
+use shmtrace_common::{
+    ABI_GLOBAL, Counter, Counters, Doorbell, MAX_DOORBELLS, PID_SLOTS, Process, Record,
+};
 use thiserror::Error;
 
 use failed_sends::FailedSends;
@@ -82,6 +84,7 @@ pub struct Probes {
     ebpf: Ebpf,
     failed_sends: FailedSends,
     processes: HashMap<MapData, u32, Process>,
+    pids: Array<MapData, u32>,
     sockets: HashMap<MapData, u64, u32>,
     doorbells: Array<MapData, Doorbell>,
     epoch: Array<MapData, u32>,
@@ -137,6 +140,7 @@ impl Probes {
             .map_err(|e| failed("map the buffers of records", e))?;
         Ok(Self {
             processes: take(&mut ebpf, "PROCESSES")?,
+            pids: take(&mut ebpf, "PIDS")?,
             sockets: take(&mut ebpf, "SOCKETS")?,
             doorbells: take(&mut ebpf, "DOORBELLS")?,
             epoch: take(&mut ebpf, "EPOCH")?,
@@ -151,6 +155,7 @@ impl Probes {
 
     /// Enters a process into the tree, or replaces what the probes know of it.
     pub fn trace(&mut self, pid: u32, process: &Process) -> Result<(), MapError> {
+        self.pids.set(pid % PID_SLOTS, 1, 0)?;
         self.processes.insert(pid, process, 0)?;
         self.next_epoch()
     }

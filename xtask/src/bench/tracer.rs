@@ -260,17 +260,17 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(total)
 }
 
-/// The most memory it ever had.
+/// The memory it has now.
 pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     let file = format!("/proc/{pid}/status");
     let status = File::open(&file).with_context(|| format!("cannot open {file}"))?;
     let line = BufReader::new(status)
         .lines()
         .map_while(Result::ok)
-        .find(|line| line.starts_with("VmHWM:"));
+        .find(|line| line.starts_with("VmRSS:"));
     let word = line
         .as_deref()
         .and_then(|line| line.split_whitespace().nth(1))
         .and_then(|word| word.parse().ok());
-    word.with_context(|| format!("{file} has no VmHWM"))
+    word.with_context(|| format!("{file} has no VmRSS"))
 }

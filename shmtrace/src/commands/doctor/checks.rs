@@ -150,7 +150,7 @@ fn tracefs() -> Check {
     }
     Check::limited(
         NAME,
-        "not mounted; tracing does not need it, but other tools do",
+        "not mounted: mounted for a moment where sends on closed fds can only be seen by its tracepoints",
         "mount -t tracefs tracefs /sys/kernel/tracing",
     )
 }
