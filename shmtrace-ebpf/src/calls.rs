@@ -469,7 +469,7 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
     let Some(tally) = Tally::this_cpu() else {
         return;
     };
-    let Some(at) = sleeper(tally, with_registers) else {
+    let Sleeper::Participant(at) = sleeper(tally, with_registers) else {
         return;
     };
     let (syscall, arg) = if with_registers {
@@ -489,28 +489,35 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
     emit::other(tally, &fact, at);
 }
 
-/// The doorbell that the current process used last, if it uses doorbells or maps a hub at all.
+/// Whose thread falls asleep.
+enum Sleeper {
+    /// Nobody's that matters.
+    Bystander,
+    /// A process that uses doorbells or maps a hub, with the doorbell that it used last.
+    Participant(Option<At>),
+}
+
 #[inline(always)]
-fn sleeper(tally: Tally, with_loads: bool) -> Option<Option<At>> {
+fn sleeper(tally: Tally, with_loads: bool) -> Sleeper {
     if with_loads {
         let who = kernel::who();
         if is_bystander(who.pid) {
-            return None;
+            return Sleeper::Bystander;
         }
-        if let Some(at) = tally
-            .last(who.pid)
-            .and_then(|slot| fds::recent_at(slot, who))
-        {
-            return Some(Some(at));
+        let last = tally.last(who.pid);
+        if let Some(at) = last.and_then(|slot| fds::recent_at(slot, who)) {
+            return Sleeper::Participant(Some(at));
         }
     }
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: as in `sys_exit`.
-    let process = unsafe { PROCESSES.get(pid) }?;
-    if process.flags & PROC_PARTICIPANT == 0 {
-        return None;
+    match unsafe { PROCESSES.get(pid) } {
+        Some(process) if process.flags & PROC_PARTICIPANT != 0 => {
+            let doorbell = fds::last_used(process);
+            Sleeper::Participant(doorbell.map(|doorbell| At::mapped_by(process, doorbell)))
+        }
+        _ => Sleeper::Bystander,
     }
-    Some(fds::last_used(process).map(|doorbell| At::mapped_by(process, doorbell)))
 }
 
 /// Number and first argument of the call in which the current task goes to sleep.
