@@ -55,16 +55,16 @@ impl Load {
         Self::start(programs, &args, spinners)?.with_plugin()
     }
 
-    /// A host with a doorbell, and a plugin that never looks at it.
-    pub(crate) fn doorbell(programs: &Path, transport: &str) -> Result<Self> {
+    /// A host with a doorbell on a processor, and a plugin that never looks at it.
+    pub(crate) fn doorbell(programs: &Path, transport: &str, cpu: &str) -> Result<Self> {
         let args = [
             "pair",
             "--transport",
             transport,
             "--cpu",
-            "0",
+            cpu,
             "--plugin-cpu",
-            "1",
+            cpu,
             "--idle",
         ];
         Self::start(programs, &args, Vec::new())?.with_plugin()
@@ -137,6 +137,14 @@ impl Load {
             number(&result, "p50_ns")? / 1e3,
             number(&result, "p99_ns")? / 1e3,
         ))
+    }
+
+    /// Signals and takings on the doorbell for a time; how many calls these were.
+    pub(crate) fn calls(&mut self, time: Duration) -> Result<u64> {
+        let result = self.measure(&format!("micro {}", time.as_millis()))?;
+        result["calls"]
+            .as_u64()
+            .with_context(|| format!("bench-load did not tell `calls`: {result}"))
     }
 
     /// Nanoseconds that one call takes.

@@ -3,6 +3,7 @@
 //! Each figure is measured on processes that keep running while a tracer comes and goes: without, with, without, with. So
 //! both halves of a pair see the same machine, and what the machine does to all of them drops out of the ratio.
 
+mod accounting;
 mod figures;
 mod load;
 mod report;
@@ -80,6 +81,7 @@ impl Bench {
         }
         report.bystanders = self.bystanders()?;
         report.idle = self.idle()?;
+        report.accounts = accounting::measure(&self.transport)?;
         let text = report.text(self);
         println!("\n{text}");
         let output = workspace::root().join(&self.output);
@@ -112,7 +114,7 @@ impl Bench {
         })?;
         drop(pair);
 
-        let mut doorbell = Load::doorbell(&workspace::built("release"), &self.transport)?;
+        let mut doorbell = Load::doorbell(&workspace::built("release"), &self.transport, "0")?;
         let mut untraced = 0.0;
         self.in_turn(tracer, &mut doorbell, |doorbell, traced| {
             let nanos = doorbell.per_call("micro", self.time())?;

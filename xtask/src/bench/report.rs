@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Bench, figures::Samples, tracer::Cost};
+use super::{Bench, accounting::Account, figures::Samples, tracer::Cost};
 use crate::process;
 
 /// All figures of one run.
@@ -14,6 +14,7 @@ pub(crate) struct Report {
     /// Call, its time untraced, and what tracing of others adds to it.
     pub(crate) bystanders: Vec<(&'static str, Samples, Samples)>,
     pub(crate) idle: Idle,
+    pub(crate) accounts: Vec<Account>,
 }
 
 /// The figures of one tracer.
@@ -108,7 +109,36 @@ impl Report {
             "\nAn idle tree of a host and 31 plugins: {:.2} % of one processor, {:.1} MiB resident at most.",
             self.idle.share * 100.0,
             self.idle.resident_kib as f64 / 1024.0
-        )
+        )?;
+        self.write_accounts(text)
+    }
+
+    fn write_accounts(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(
+            text,
+            "\nEvery call is accounted for: writers signal and take as fast as they can while the reader is stopped every half second. \
+             Calls seen = recorded + lost + filtered; the doorbell's transport makes a few of its own beside those of the writers.\n\n\
+             | writers | reader stopped for | calls made | a second | seen | recorded | lost | filtered | unaccounted |\n\
+             |---|---|---|---|---|---|---|---|---|"
+        )?;
+        for account in &self.accounts {
+            let calls = account.calls;
+            let known = calls.recorded + calls.lost + calls.filtered;
+            writeln!(
+                text,
+                "| {} | {} ms | {} | {:.0} | {} | {} | {} | {} | {} |",
+                account.writers,
+                account.stall.as_millis(),
+                account.made,
+                account.made as f64 / account.time.as_secs_f64(),
+                calls.seen,
+                calls.recorded,
+                calls.lost,
+                calls.filtered,
+                i128::from(calls.seen) - i128::from(known)
+            )?;
+        }
+        Ok(())
     }
 
     fn write_rows(&self, text: &mut String) -> std::fmt::Result {

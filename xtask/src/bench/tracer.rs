@@ -49,6 +49,16 @@ pub(crate) struct Cost {
     pub(crate) events: u64,
     pub(crate) lost: u64,
     pub(crate) findings: u64,
+    pub(crate) calls: Calls,
+}
+
+/// What became of the calls of interest, by shmtrace's own account.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Calls {
+    pub(crate) seen: u64,
+    pub(crate) recorded: u64,
+    pub(crate) lost: u64,
+    pub(crate) filtered: u64,
 }
 
 /// A tracer that is attached.
@@ -92,8 +102,7 @@ impl Tracer {
         match self {
             Self::Shmtrace => {
                 let mut command = Command::new(programs.join("shmtrace"));
-                // The plugin is the host's child: the root is enough.
-                command.args(["--pid-tree", &words[0], "--format", "json"]);
+                command.args(["--pid-tree", &list, "--format", "json"]);
                 command
             }
             Self::Strace => {
@@ -191,6 +200,11 @@ impl Tracer {
 }
 
 impl Attached {
+    /// The tracer's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Ends it as ^C would, and tells what it took.
     pub(crate) fn detach(mut self) -> Result<Cost> {
         let pid = self.child.0.id();
@@ -229,6 +243,17 @@ impl Attached {
                 .as_object()
                 .context("a summary without `findings`")?;
             cost.findings = findings.values().filter_map(Value::as_u64).sum();
+            let calls = &summary["calls"];
+            let of = |name: &str| calls[name].as_u64().context("a summary without `calls`");
+            let filtered = calls["filtered"]
+                .as_object()
+                .context("a summary without `filtered`")?;
+            cost.calls = Calls {
+                seen: of("seen")?,
+                recorded: of("recorded")?,
+                lost: of("lost")?,
+                filtered: filtered.values().filter_map(Value::as_u64).sum(),
+            };
         }
         Ok(cost)
     }
