@@ -28,6 +28,8 @@ const GRACE: &str = "500ms";
 /// Where the probes see signals.
 const AT_SOCKETS: &str = "signals at sockets";
 const AT_CALLS: &str = "signals at every call";
+/// Sends that reach no socket, where functions cannot be probed.
+const CLASSIC: &str = "failed sends by classic tracepoints";
 
 /// A limit of `run`, as it is given and as the kernel shows it.
 const LIMIT: (&str, &str) = ("64M", "67108864");
@@ -40,7 +42,8 @@ pub(crate) fn steps(kernel: &Kernel) -> Vec<Step> {
         seconds: 30,
         script: format!(
             "RUST_LOG=shmtrace::probes=debug shmtrace doctor --json 2>/tmp/log; status=$?; \
-             grep -q 'watching all system calls' /tmp/log && echo {AT_CALLS} || echo {AT_SOCKETS}; exit $status"
+             grep -q 'watching all system calls' /tmp/log && echo {AT_CALLS} || echo {AT_SOCKETS}; \
+             grep -q 'no programs at the exits' /tmp/log && echo {CLASSIC}; exit $status"
         ),
     };
     let mut steps = vec![doctor, limited("run", ""), out_of_memory()];
@@ -260,10 +263,15 @@ fn doctor(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
         outcome.output.iter().any(|line| line == signals),
         "it does not see {signals}"
     );
+    let mut ways = vec![signals];
+    if outcome.output.iter().any(|line| line == CLASSIC) {
+        ways.push(CLASSIC);
+    }
     Ok(format!(
-        "{} checks, {} limited, {signals}",
+        "{} checks, {} limited, {}",
         checks.len(),
-        limited.len()
+        limited.len(),
+        ways.join(", ")
     ))
 }
 
