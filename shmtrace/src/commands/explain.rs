@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use owo_colors::OwoColorize as _;
+use shmtrace_engine::State;
 #[cfg(test)]
 use shmtrace_engine::{Cause, Code};
 
@@ -11,10 +12,20 @@ use crate::exit::{Exit, Refusal};
 /// One page for each class (`## `) and each cause (`### `).
 const PAGES: &str = include_str!("../../../docs/findings.md");
 
+/// In the order in which a finding goes through them.
+const STATES: [State; 6] = [
+    State::Suspect,
+    State::Missed,
+    State::Masked,
+    State::Recovered,
+    State::Ended,
+    State::Inconclusive,
+];
+
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 pub struct Explain {
-    /// A class such as missed-wakeup, or a cause such as stolen; without one, all of them in a line each
+    /// A class such as missed-wakeup, a cause such as stolen, or a state such as masked; without one, all classes and causes
     #[arg(value_name = "CODE")]
     code: Option<String>,
 }
@@ -43,6 +54,10 @@ impl Explain {
             }
             return Ok(Exit::Clean);
         };
+        if is_state(&code) {
+            writeln!(out, "{}", introduction())?;
+            return Ok(Exit::Clean);
+        }
         let page = find(&code).ok_or_else(|| {
             let known: Vec<&str> = pages().map(|page| page.name).collect();
             Refusal::usage(format!(
@@ -68,8 +83,25 @@ impl Page<'_> {
     }
 }
 
+/// Whether somebody asks for a state, such as the `masked` of `--fail-on`: the introduction tells of them all.
+fn is_state(name: &str) -> bool {
+    let name = plain(name);
+    STATES.into_iter().any(|state| state.as_str() == name)
+}
+
+/// What stands before the pages, without the title and the origin of the file.
+fn introduction() -> &'static str {
+    let end = PAGES.find("\n## ").unwrap_or(PAGES.len());
+    let start = PAGES.find("\nA finding is").unwrap_or(0);
+    PAGES.get(start..end).unwrap_or_default().trim()
+}
+
+fn plain(name: &str) -> String {
+    name.trim().to_ascii_lowercase().replace('_', "-")
+}
+
 fn find(name: &str) -> Option<Page<'static>> {
-    let name = name.trim().to_ascii_lowercase().replace('_', "-");
+    let name = plain(name);
     pages().find(|page| page.name == name)
 }
 
@@ -137,6 +169,17 @@ mod tests {
                 .filter(|page| !page.is_cause)
                 .all(|page| page.text.contains("Proven"))
         );
+    }
+
+    #[test]
+    fn each_state_is_told_of_in_the_introduction() {
+        for state in STATES {
+            assert!(is_state(state.as_str()));
+            let name = format!("`{}`", state.as_str());
+            assert!(introduction().contains(&name), "{name}");
+        }
+        assert!(introduction().starts_with("A finding is a proof"));
+        assert!(!introduction().contains("\n#"));
     }
 
     #[test]

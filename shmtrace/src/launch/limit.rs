@@ -4,7 +4,8 @@
 //! Whatever the way, the limit counts only if it can be read back from the process's own cgroup.
 
 use std::{
-    fmt, fs, io,
+    fmt::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -20,6 +21,9 @@ use crate::observe::memory::{self, Hierarchy, Version};
 const SCOPE_TAKES: Duration = Duration::from_secs(3);
 /// `busctl` gives up after this, should the bus not answer.
 const BUS_TIMEOUT: &str = "--timeout=3";
+
+/// The bus object of systemd itself.
+const MANAGER: &str = "/org/freedesktop/systemd1";
 
 /// No limit can be had.
 #[derive(Debug, Error)]
@@ -75,6 +79,39 @@ impl Limited {
     /// The limit.
     pub fn max(&self) -> MemoryMax {
         self.max
+    }
+
+    /// Processes that the kernel killed for want of memory, once all have ended: at least so many, since systemd removes a
+    /// scope and its counter at once. It keeps a scope that failed, though, until it is told to forget it.
+    pub fn oom_kills_at_end(&self) -> u64 {
+        let counted = self.oom_kills();
+        let (bus, unit) = match &self.way {
+            Way::UserScope(unit) => ("--user", unit),
+            Way::SystemScope(unit) => ("--system", unit),
+            Way::CgroupTwo(_) | Way::CgroupOne(_) => return counted.unwrap_or(0),
+        };
+        let mut result = busctl(bus, "get-property", &unit_object(unit));
+        result.args(["org.freedesktop.systemd1.Scope", "Result"]);
+        let killed = match answer(bus, result) {
+            Ok(said) => said.contains("oom-kill"),
+            Err(error) => {
+                tracing::debug!("scope {unit} is forgotten: {error}");
+                false
+            }
+        };
+        if killed {
+            let mut forget = busctl(bus, "call", MANAGER);
+            forget.args([
+                "org.freedesktop.systemd1.Manager",
+                "ResetFailedUnit",
+                "s",
+                unit,
+            ]);
+            if let Err(error) = answer(bus, forget) {
+                tracing::debug!("scope {unit} stays, as failed: {error}");
+            }
+        }
+        counted.unwrap_or(0).max(u64::from(killed))
     }
 
     /// Processes that the kernel has killed in this cgroup for want of memory; `None` if the cgroup is gone.
@@ -157,7 +194,7 @@ fn system_scope(pid: u32, bytes: u64) -> Result<Way, String> {
 fn scope(bus: &str, pid: u32, bytes: u64) -> Result<String, String> {
     bus_answers(bus)?;
     let unit = format!("shmtrace-run-{pid}.scope");
-    let mut command = busctl(bus);
+    let mut command = busctl(bus, "call", MANAGER);
     command.args([
         "org.freedesktop.systemd1.Manager",
         "StartTransientUnit",
@@ -180,7 +217,7 @@ fn scope(bus: &str, pid: u32, bytes: u64) -> Result<String, String> {
         .args(["MemoryAccounting", "b", "true", "MemoryMax", "t"])
         .arg(bytes.to_string())
         .arg("0");
-    answer(bus, command)?;
+    let _job = answer(bus, command)?;
     let deadline = Instant::now() + SCOPE_TAKES;
     while Instant::now() < deadline {
         let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -201,37 +238,45 @@ fn bus_answers(bus: &str) -> Result<(), String> {
     if !system_runs {
         return Err(format!("systemd ({bus}) does not run here"));
     }
-    let mut command = busctl(bus);
+    let mut command = busctl(bus, "call", MANAGER);
     command.args(["org.freedesktop.DBus.Peer", "Ping"]);
-    answer(bus, command)
+    answer(bus, command).map(drop)
 }
 
-fn busctl(bus: &str) -> Command {
+fn busctl(bus: &str, verb: &str, object: &str) -> Command {
     let mut command = Command::new("busctl");
-    command.args([
-        bus,
-        BUS_TIMEOUT,
-        "--quiet",
-        "call",
-        "org.freedesktop.systemd1",
-        "/org/freedesktop/systemd1",
-    ]);
+    command.args([bus, BUS_TIMEOUT, verb, "org.freedesktop.systemd1", object]);
     command.stdin(Stdio::null());
     command
 }
 
-fn answer(bus: &str, mut command: Command) -> Result<(), String> {
+/// What it prints.
+fn answer(bus: &str, mut command: Command) -> Result<String, String> {
     let output = command
         .output()
         .map_err(|e| format!("systemd ({bus}): cannot run busctl: {e}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(format!(
         "systemd ({bus}): {}",
         said.lines().next().unwrap_or("busctl failed").trim()
     ))
+}
+
+/// The bus object of a unit: whatever is no letter or digit is written as its code.
+fn unit_object(unit: &str) -> String {
+    let mut object = format!("{MANAGER}/unit/");
+    for byte in unit.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            object.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _infallible = write!(object, "_{byte:02x}");
+        }
+    }
+    object
 }
 
 /// Where a cgroup of our own can be made.
@@ -379,4 +424,17 @@ fn in_force(pid: u32, bytes: u64, way: Way) -> Result<Limited, String> {
         version,
         folder,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_named_on_the_bus_as_systemd_names_them() {
+        assert_eq!(
+            unit_object("shmtrace-run-180.scope"),
+            "/org/freedesktop/systemd1/unit/shmtrace_2drun_2d180_2escope"
+        );
+    }
 }

@@ -17,6 +17,8 @@ fn explain_lists_and_shows_pages() {
             .starts_with("stolen (a cause of missed-wakeup)\n\n"),
         "{page:?}"
     );
+    let state = run(&["explain", "masked"]);
+    assert!(state.stdout.contains("`masked` means"), "{state:?}");
     let unknown = run(&["explain", "gremlins"]);
     assert_eq!(unknown.code, Some(2));
     assert!(unknown.stderr.contains("missed-wakeup"), "{unknown:?}");

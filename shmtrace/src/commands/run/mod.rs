@@ -178,7 +178,7 @@ impl Run {
     /// OOM kills as what they are, and what still runs.
     fn say_what_happened(running: &Running, oom_kills: u64, stop: Stop) {
         if let Some(limited) = running.limited() {
-            let kills = limited.oom_kills().unwrap_or(0).max(oom_kills);
+            let kills = limited.oom_kills_at_end().max(oom_kills);
             if kills > 0 {
                 let processes = if kills == 1 { "a process" } else { "processes" };
                 anstream::eprintln!(
