@@ -26,11 +26,11 @@ enum Watcher {
 
 impl Sanitize {
     pub(crate) fn run(&self) -> Result<()> {
-        let component = match self.watcher {
-            Watcher::Miri => "miri",
-            Watcher::Thread => "rust-src",
+        let components: &[&str] = match self.watcher {
+            Watcher::Miri => &["miri", "rust-src"],
+            Watcher::Thread => &["rust-src"],
         };
-        for component in [component, "rust-src"] {
+        for component in components {
             process::run(&mut process::command(
                 "rustup",
                 ["component", "add", component, "--toolchain", NIGHTLY],
