@@ -282,6 +282,11 @@ impl Engine {
         history: &History,
         seen: &LaneObservation,
     ) -> cause::Verdict {
+        // Without its doorbell, no record of a signal could be entered in its history.
+        let known = |lane: &Lane| lane.rung_on.is_some() && lane.taken_from.is_some();
+        if !self.lanes.get(&id).is_some_and(known) {
+            return cause::unknown();
+        }
         let producer = self.producer(id);
         let others = self
             .lanes

@@ -16,10 +16,14 @@ use crate::{hub::PeerEntry, process::Sockets};
 pub(crate) struct Participant<'a> {
     pub(crate) id: ProcId,
     pub(crate) parent: u32,
+    /// Its parent and those above.
+    pub(crate) ancestors: Vec<u32>,
     pub(crate) claim: &'a Claim,
     /// The hub that `claim` names is this one.
     pub(crate) claims_this_hub: bool,
     pub(crate) sockets: &'a Sockets,
+    /// Of these, those that it was seen to use.
+    pub(crate) used: &'a BTreeSet<SocketInode>,
     /// Its pids in all pid namespaces that it is in.
     pub(crate) pids: &'a [u32],
     /// A copy of its parent that has not executed its own program yet.
@@ -136,7 +140,7 @@ fn prefer(new: &Participant<'_>, old: &Participant<'_>, before: Option<&Binding>
     (new.id.start, was == Some(new.id)) > (old.id.start, was == Some(old.id))
 }
 
-/// The host: holds the other ends, is the plugins' parent, or has its pid in the file's name.
+/// The host: holds the other ends, has its pid in the file's name, is above the plugins, or uses the most doorbells.
 fn host(facts: &Facts<'_>, settled: &Settled) -> Option<ProcId> {
     let plugins: BTreeSet<ProcId> = settled
         .bindings
@@ -160,22 +164,29 @@ fn host(facts: &Facts<'_>, settled: &Settled) -> Option<ProcId> {
             .iter()
             .filter(|socket| ends.contains(&socket.inode))
             .count();
-        let children = facts
+        let descendants = facts
             .participants
             .iter()
-            .filter(|other| other.parent == candidate.id.pid)
+            .filter(|other| other.ancestors.contains(&candidate.id.pid))
+            .count();
+        // A plugin uses one doorbell, a host one for each of them.
+        let used = candidate
+            .used
+            .iter()
+            .filter(|inode| facts.pairs.other_end(**inode).is_some())
             .count();
         let named = candidate
             .pids
             .iter()
             .any(|pid| file_name_has(facts.path, *pid));
         let was = facts.before.host == Some(candidate.id);
-        ((held > 0, named, held, children, was), candidate)
+        let rank = (held > 0, named, held, descendants, used, was);
+        (rank, candidate)
     });
     // Of equals the oldest: a helper that the host started cannot be older than it.
     let (rank, best) =
         ranked.max_by_key(|(rank, candidate)| (*rank, std::cmp::Reverse(candidate.id.start)))?;
-    let evidence = rank != (false, false, 0, 0, false);
+    let evidence = rank != (false, false, 0, 0, 0, false);
     (evidence || candidates.len() == 1).then_some(best.id)
 }
 
@@ -233,7 +244,15 @@ fn own_pair(
     if let Some(pair) = only(&all) {
         return Some(pair);
     }
-    // A plugin waits for its own end, and leaves those that it inherited alone.
+    // A plugin uses its own end, and leaves those that it inherited alone.
+    let used: Vec<_> = all
+        .iter()
+        .copied()
+        .filter(|(own, _)| plugin.used.contains(own))
+        .collect();
+    if let Some(pair) = only(&used) {
+        return Some(pair);
+    }
     let watched: Vec<_> = all
         .iter()
         .copied()

@@ -11,6 +11,7 @@ struct World {
     pairs: Pairs,
     before: Settled,
     inferred: BTreeMap<SocketInode, PeerId>,
+    used: BTreeMap<u32, BTreeSet<SocketInode>>,
 }
 
 impl World {
@@ -39,13 +40,14 @@ impl World {
         });
         let sockets = Sockets {
             held: held.collect(),
-            watched: Vec::new(),
+            ..Sockets::default()
         };
         self.processes
             .push((proc(pid), parent, claim, sockets, false));
     }
 
     fn settle(&self) -> Settled {
+        let nothing = BTreeSet::new();
         let pids: Vec<[u32; 1]> = self.processes.iter().map(|(id, ..)| [id.pid]).collect();
         let participants: Vec<_> = self
             .processes
@@ -55,9 +57,11 @@ impl World {
                 |((id, parent, claim, sockets, is_fresh_copy), pids)| Participant {
                     id: *id,
                     parent: *parent,
+                    ancestors: vec![*parent],
                     claim,
                     claims_this_hub: claim.peer.is_some(),
                     sockets,
+                    used: self.used.get(&id.pid).unwrap_or(&nothing),
                     pids,
                     is_fresh_copy: *is_fresh_copy,
                 },

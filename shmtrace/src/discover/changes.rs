@@ -85,14 +85,14 @@ pub enum ProbeUpdate {
 /// The peer of a doorbell whose peer is not known.
 pub const NO_PEER: PeerId = PeerId(shmtrace_common::NO_PEER);
 
-/// Where a process maps a hub, from the file's begin.
+/// Where a process maps the rings of a hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapping {
     /// The hub.
     pub hub: HubId,
-    /// Address of file offset 0.
+    /// Address at which file offset 0 is, or would be if it were mapped along with the rings.
     pub base: u64,
-    /// Bytes.
+    /// Bytes from there to the end of the mapping.
     pub len: u64,
 }
 

@@ -69,6 +69,15 @@ impl Discovery {
                 self.remove(*pid);
             }
         }
+        // A hub found just now concerns those that were examined before.
+        for pid in &due {
+            let missed = |member: &Member| member.hinted && member.process.is_none();
+            if self.members.get(pid).is_some_and(missed)
+                && self.examine(*pid, now, changes).is_err()
+            {
+                self.remove(*pid);
+            }
+        }
         !due.is_empty()
     }
 
@@ -79,12 +88,10 @@ impl Discovery {
         };
         let first = member.examined.is_none();
         member.examine_mappings(now, &mut self.buffer)?;
-        let candidates: Vec<MapEntry> = member
-            .mappings
-            .iter()
-            .filter(|entry| entry.offset == 0)
-            .cloned()
-            .collect();
+        // Any piece of a file will do: it is the file that is looked at.
+        let mut candidates = member.mappings.clone();
+        candidates.sort_by_key(|entry| entry.file);
+        candidates.dedup_by_key(|entry| entry.file);
         let mut again = false;
         for entry in candidates {
             again |= self.consider(pid, &entry, now, changes);
@@ -161,6 +168,12 @@ impl Discovery {
                     path: entry.path.clone(),
                 });
                 self.hubs.push(hub);
+                // Others may have been examined before it was one.
+                let mapping = |member: &&mut Member| member.maps(|other| other.file == entry.file);
+                let others = self.members.values_mut().filter(mapping);
+                others
+                    .filter(|member| member.id.pid != pid)
+                    .for_each(|member| member.hinted = true);
                 false
             }
             Err(error) => {

@@ -180,11 +180,12 @@ impl Hub {
     }
 
     /// Compares the rings of doorbells without a peer with the movement of lanes without a doorbell.
-    pub(super) fn infer(&mut self) {
+    pub(super) fn infer(&mut self, now: Mono) -> bool {
         let glance = self.reader.glance();
-        let found = self
-            .inference
-            .compare(|peer, direction| glance.ring(peer, direction).map(|ring| ring.indexes.head));
+        let found = self.inference.compare(now, |peer, direction| {
+            glance.ring(peer, direction).map(|ring| ring.indexes.head)
+        });
         self.unsettled |= found;
+        found
     }
 }

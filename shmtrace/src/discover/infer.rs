@@ -2,8 +2,10 @@
 //!
 //! Each ring announces at least one new entry. Two consequences are used:
 //!
-//! * Within any time a doorbell cannot have been rung more often than the head of its lane moved. Candidates that break
-//!   this are excluded. It needs nothing but counts, and separates peers whose traffic differs.
+//! * Within any time a doorbell cannot have been rung more often than the head of its lane moved, but for a ring that comes
+//!   late. Candidates that break this by far are excluded, and so are those that break it between two looks again and again
+//!   while another does not. Between looks that follow each other closely not every peer is served, so this tells apart
+//!   also those that are served in turn.
 //! * At the instant of a ring the right lane's head has moved since the ring before, and usually the entry still waits.
 //!   So each doorbell is tried with one candidate after the other: the probes read that candidate's ring at each ring
 //!   of the doorbell. This separates peers that are served in turn, too.
@@ -11,7 +13,7 @@
 //! A few contradictions are forgiven (a ring can come late, or twice from a program with a bug); if all candidates are
 //! excluded the count begins anew; and when nothing decides, nothing is guessed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use shmtrace_engine::{Direction, Mono, PeerId, SocketInode, input::Indexes};
 
@@ -22,6 +24,21 @@ use super::{
 
 /// Rings without a movement that are forgiven.
 const FORGIVEN: u64 = 3;
+/// Times that a doorbell was rung and a candidate's head did not move, at which it is given up for one without such times,
+/// and how many more for each of that one.
+const MISMATCHES: u32 = 2;
+const MORE: u32 = 3;
+/// A ring so soon after a look may be for an entry that was published before it (ns).
+const LATE_RING: u64 = 500_000;
+/// Rings between two looks that are counted.
+const MAX_RINGS: usize = 65_536;
+/// As long as doorbells are rung (ns), looks that follow each other closely tell most, up to so many.
+const LIVELY: u64 = 20_000_000;
+const CLOSE_LOOKS: u32 = 4_096;
+/// Looks at heads that wait for their records at most.
+const MAX_LOOKS: usize = 16;
+/// Records of the time before a look are there this much later (ns).
+const RECORDS_LATE: u64 = 3_000_000;
 /// Rings with a movement that the last candidate must have.
 const SUPPORT: u64 = 3;
 /// Rings that are watched with one candidate at a time.
@@ -37,6 +54,19 @@ pub(crate) struct Inference {
     doorbells: Vec<Doorbell>,
     peers: Vec<PeerId>,
     found: BTreeMap<SocketInode, PeerId>,
+    /// Heads that were read, until the records of the time before are there.
+    looks: VecDeque<Heads>,
+    /// When one of the doorbells was last rung.
+    rung: Mono,
+    /// Looks since the doorbells or the peers were last other ones.
+    looked: u32,
+}
+
+/// The heads of all open peers at one time.
+#[derive(Debug)]
+struct Heads {
+    at: Mono,
+    of: BTreeMap<PeerId, [u64; 2]>,
 }
 
 /// What the probes should read at each ring of a socket.
@@ -51,8 +81,12 @@ pub(crate) struct TrialEnd {
 #[derive(Debug)]
 struct Doorbell {
     ends: Loose,
-    /// Rings since the count began, by direction: to the peer, to the host.
+    /// Rings up to the last look, by direction: to the peer, to the host.
     rings: [u64; 2],
+    /// When it was rung since, and which way.
+    new: Vec<(Mono, usize)>,
+    /// When that look was.
+    looked: Mono,
     candidates: BTreeMap<PeerId, Candidate>,
     trial: Option<Trial>,
 }
@@ -62,6 +96,10 @@ struct Doorbell {
 struct Candidate {
     /// Heads when the count began; `None` before the first look.
     began: Option<[u64; 2]>,
+    /// Heads at the last look.
+    heads: [u64; 2],
+    /// Times that the doorbell was rung more often between two looks than the heads moved.
+    mismatches: u32,
     excluded: bool,
     /// Rings at which its rings were read,
     seen: u32,
@@ -90,6 +128,7 @@ impl Inference {
             return;
         }
         self.peers.clone_from(&settled.open_peers);
+        self.looked = 0;
         let mut before = std::mem::take(&mut self.doorbells);
         for loose in &settled.loose {
             let at = before.iter().position(|doorbell| doorbell.ends == *loose);
@@ -111,6 +150,11 @@ impl Inference {
         !self.doorbells.is_empty() && !self.peers.is_empty()
     }
 
+    /// Whether looks that follow each other closely would help just now.
+    pub(crate) fn is_lively(&self, now: Mono) -> bool {
+        self.is_wanted() && now.since(self.rung) < LIVELY && self.looked < CLOSE_LOOKS
+    }
+
     /// Somebody sent on this socket; `seen` are the rings of the candidate in turn, to the peer and to the host, where
     /// the probes read them.
     pub(crate) fn rung(&mut self, socket: SocketInode, at: Mono, seen: [Option<Indexes>; 2]) {
@@ -120,31 +164,55 @@ impl Inference {
                 end if end == doorbell.ends.plugin_end => 1,
                 _ => continue,
             };
-            doorbell.rings[way] += 1;
+            self.rung = self.rung.max(at);
+            if doorbell.new.len() < MAX_RINGS {
+                doorbell.new.push((at, way));
+            }
             if let Some(seen) = seen[way] {
                 doorbell.watch(way, at, seen);
             }
         }
     }
 
-    /// Compares rings with movements; `head` reads a lane's head. All rings up to now must have been counted before.
-    /// True if something was found.
+    /// Compares rings with movements; `head` reads a lane's head as it is `now`. True if something was found.
     pub(crate) fn compare(
         &mut self,
+        now: Mono,
         mut head: impl FnMut(PeerId, Direction) -> Option<u64>,
     ) -> bool {
         let before = self.found.len();
-        let mut heads = BTreeMap::new();
+        while let Some(look) = self
+            .looks
+            .pop_front_if(|look| now.since(look.at) >= RECORDS_LATE)
+        {
+            self.judge(&look);
+        }
+        let mut of = BTreeMap::new();
         for peer in &self.peers {
             if let (Some(to_peer), Some(to_host)) =
                 (head(*peer, DIRECTIONS[0]), head(*peer, DIRECTIONS[1]))
             {
-                heads.insert(*peer, [to_peer, to_host]);
+                of.insert(*peer, [to_peer, to_host]);
             }
         }
+        self.looked = self.looked.saturating_add(1);
+        if self.looks.len() < MAX_LOOKS {
+            self.looks.push_back(Heads { at: now, of });
+        }
+        self.found.len() > before
+    }
+
+    fn judge(&mut self, look: &Heads) {
         for doorbell in &mut self.doorbells {
+            let rung = doorbell.count_until(look.at);
+            // Whoever's doorbell is known needs no other.
+            let elsewhere = |peer: &PeerId| {
+                let mut found = self.found.iter();
+                found.any(|(end, known)| known == peer && *end != doorbell.ends.host_end)
+            };
+            let taken: Vec<PeerId> = self.peers.iter().copied().filter(elsewhere).collect();
             if let Some(peer) = doorbell
-                .compare(&heads)
+                .compare(&look.of, rung, &taken)
                 .or_else(|| doorbell.decide_by_trials())
             {
                 self.found.insert(doorbell.ends.host_end, peer);
@@ -160,7 +228,6 @@ impl Inference {
         for end in twice {
             self.found.remove(&end);
         }
-        self.found.len() > before
     }
 
     /// Gives the next candidate its turn where the one before had enough rings; true if one changed.
@@ -201,6 +268,8 @@ impl Doorbell {
         Self {
             ends,
             rings: [0; 2],
+            new: Vec::new(),
+            looked: Mono(0),
             candidates: BTreeMap::new(),
             trial: None,
         }
@@ -269,8 +338,28 @@ impl Doorbell {
         before != next.map(|(peer, _)| peer)
     }
 
-    /// By counts.
-    fn compare(&mut self, heads: &BTreeMap<PeerId, [u64; 2]>) -> Option<PeerId> {
+    /// Counts the rings up to a look. Gives those that were certainly for entries published since the look before.
+    fn count_until(&mut self, at: Mono) -> [u64; 2] {
+        let fresh = self.looked.plus(LATE_RING);
+        self.looked = at;
+        let mut rung = [0; 2];
+        let rings = &mut self.rings;
+        self.new.retain(|(when, way)| {
+            let counted = *when <= at;
+            rings[*way] += u64::from(counted);
+            rung[*way] += u64::from(counted && *when > fresh);
+            !counted
+        });
+        rung
+    }
+
+    /// By counts. Those in `taken` have another doorbell.
+    fn compare(
+        &mut self,
+        heads: &BTreeMap<PeerId, [u64; 2]>,
+        rung: [u64; 2],
+        taken: &[PeerId],
+    ) -> Option<PeerId> {
         if self
             .candidates
             .values()
@@ -280,25 +369,23 @@ impl Doorbell {
             self.rings = [0; 2];
             for (peer, candidate) in &mut self.candidates {
                 candidate.began = heads.get(peer).copied();
+                candidate.heads = candidate.began.unwrap_or_default();
             }
             return None;
         }
         let rings = self.rings;
         for (peer, candidate) in &mut self.candidates {
-            let moved = heads.get(peer).zip(candidate.began).map(|(now, began)| {
-                [
-                    now[0].saturating_sub(began[0]),
-                    now[1].saturating_sub(began[1]),
-                ]
-            });
-            let too_few =
-                moved.is_none_or(|moved| (0..2).any(|way| rings[way] > moved[way] + FORGIVEN));
-            candidate.excluded |= too_few;
+            candidate.look(heads.get(peer), rings, rung);
+        }
+        let mismatches = self.candidates.values().map(|one| one.mismatches);
+        let least = mismatches.min().unwrap_or(0);
+        for candidate in self.candidates.values_mut() {
+            candidate.excluded |= candidate.mismatches >= MISMATCHES + (1 + MORE) * least;
         }
         let mut left = self
             .candidates
             .iter()
-            .filter(|(_, candidate)| !candidate.excluded);
+            .filter(|(peer, candidate)| !candidate.excluded && !taken.contains(peer));
         let Some((peer, candidate)) = left.next() else {
             // Somebody rings without publishing: begin anew.
             for candidate in self.candidates.values_mut() {
@@ -345,6 +432,22 @@ impl Doorbell {
             }
             _ => None,
         }
+    }
+}
+
+impl Candidate {
+    /// Compares its heads with the rings of the doorbell, since the count began and since the look before.
+    fn look(&mut self, heads: Option<&[u64; 2]>, rings: [u64; 2], rung: [u64; 2]) {
+        let (Some(heads), Some(began)) = (heads, self.began) else {
+            self.excluded = true;
+            return;
+        };
+        for way in 0..2 {
+            self.excluded |= rings[way] > heads[way].saturating_sub(began[way]) + FORGIVEN;
+            let moved = heads[way].saturating_sub(self.heads[way]);
+            self.mismatches += u32::from(rung[way] > moved);
+        }
+        self.heads = *heads;
     }
 }
 

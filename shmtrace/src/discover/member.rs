@@ -1,8 +1,8 @@
 //! One process of the tree: its mappings of hubs, its sockets, and what its command line says.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
-use shmtrace_engine::{Mono, ProcId};
+use shmtrace_engine::{Mono, ProcId, SocketInode};
 
 use super::claim::{self, Claim};
 use crate::process::{MapEntry, Process, Sockets};
@@ -25,6 +25,8 @@ pub(crate) struct Member {
     pub(crate) mappings: Vec<MapEntry>,
     /// Its sockets, if it maps a hub.
     pub(crate) sockets: Sockets,
+    /// Of these, ends of pairs that it was seen to use: it sent on them, took from them, or slept for them.
+    pub(crate) used: BTreeSet<SocketInode>,
     /// When its program began, as far as it was seen.
     pub(crate) program_since: Mono,
     /// When it was last examined; `None` = never.
@@ -50,7 +52,8 @@ impl Member {
             pids: vec![pid],
             mappings: Vec::new(),
             sockets: Sockets::default(),
-            program_since: now,
+            used: BTreeSet::new(),
+            program_since: Mono(now.0.saturating_sub(age(stat.start))),
             examined: None,
             hinted: true,
             is_copy: false,
@@ -89,6 +92,10 @@ impl Member {
         }
         let Some(process) = &self.process else { return };
         self.sockets = process.sockets(buffer).unwrap_or_default();
+        self.used.extend(&self.sockets.awaited);
+        let held = &self.sockets.held;
+        self.used
+            .retain(|inode| held.iter().any(|socket| socket.inode == *inode));
         if let Ok(pids) = process.namespace_pids()
             && !pids.is_empty()
         {
@@ -98,6 +105,10 @@ impl Member {
             return;
         };
         self.parent = stat.parent;
+        // On its way out it has no memory any more to keep them in.
+        if words.is_empty() {
+            return;
+        }
         self.name = claim::name(&stat.comm, &words);
         self.claim = Claim::parse(&words);
         self.words = words;
@@ -108,15 +119,30 @@ impl Member {
         self.is_copy = parent.is_some_and(|words| !words.is_empty() && words == self.words);
     }
 
+    /// It executes another program from now on.
+    pub(crate) fn execed(&mut self) {
+        self.hinted = true;
+        self.is_copy = false;
+        self.used.clear();
+    }
+
     /// It is likely to execute its own program in a moment, and plays no part before.
     pub(crate) fn is_fresh_copy(&self, now: Mono) -> bool {
-        self.is_copy && now.since(self.program_since) < COPY_LASTS
+        self.is_copy && self.used.is_empty() && now.since(self.program_since) < COPY_LASTS
     }
 
     /// Its command line.
     pub(crate) fn words(&self) -> &[std::ffi::OsString] {
         &self.words
     }
+}
+
+/// How long ago a process was started, ns, to the accuracy of `start`: in clock ticks since boot.
+fn age(start: u64) -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    now.saturating_sub(start.saturating_mul(tick))
 }
 
 /// Devices, System V segments and driver buffers have no content to look at.

@@ -37,6 +37,8 @@ pub use hub::Hub;
 
 /// Hubs that are followed at once.
 pub const MAX_HUBS: usize = 16;
+/// Sockets of one process that are remembered as used by it: a host uses one for each peer.
+const MAX_USED: usize = 256;
 
 /// Everything that is known of the trees' processes and hubs.
 #[derive(Debug, Default)]
@@ -71,8 +73,7 @@ impl Discovery {
             }
             Hint::Execed { pid } => {
                 if let Some(member) = self.members.get_mut(&pid) {
-                    member.hinted = true;
-                    member.is_copy = false;
+                    member.execed();
                 }
             }
             Hint::Exited { pid } => self.remove(pid),
@@ -144,28 +145,80 @@ impl Discovery {
         self.hubs.iter().any(|hub| hub.inference.is_wanted())
     }
 
+    /// Whether the rings of doorbells without a peer should be compared more often than usual.
+    pub(crate) fn is_matching(&self, now: Mono) -> bool {
+        self.hubs.iter().any(|hub| hub.inference.is_lively(now))
+    }
+
     /// A thread of `pid` sent on a socket that is no known peer's doorbell: one of which the probes know nothing, or one
     /// whose peer is looked for ([`ProbeUpdate::Doorbell`] with peer [`NO_PEER`]); `seen` are the rings that came with the
-    /// record, to the peer and to the host.
-    pub fn rung(&mut self, socket: SocketInode, pid: u32, at: Mono, seen: [Option<Indexes>; 2]) {
+    /// record, to the peer and to the host. True if a refresh would tell more.
+    pub fn rung(
+        &mut self,
+        socket: SocketInode,
+        pid: u32,
+        at: Mono,
+        seen: [Option<Indexes>; 2],
+    ) -> bool {
         for hub in &mut self.hubs {
             hub.inference.rung(socket, at, seen);
         }
-        // A doorbell made since the process was examined.
-        if self.pairs.kind(socket) == pairs::Kind::Unknown
-            && let Some(member) = self.members.get_mut(&pid)
-        {
-            member.hinted = true;
+        self.used(socket, pid)
+    }
+
+    /// A thread of `pid` took from such a socket. True if a refresh would tell more.
+    pub fn took(&mut self, socket: SocketInode, pid: u32) -> bool {
+        self.used(socket, pid)
+    }
+
+    fn used(&mut self, socket: SocketInode, pid: u32) -> bool {
+        match self.pairs.kind(socket) {
+            pairs::Kind::Foreign => false,
+            // One's own end is the one that one uses.
+            pairs::Kind::Pair(_) => {
+                let Some(member) = self.members.get_mut(&pid) else {
+                    return false;
+                };
+                let new = member.used.len() < MAX_USED && member.used.insert(socket);
+                for hub in &mut self.hubs {
+                    hub.unsettled |= new && hub.participants.contains(&pid);
+                }
+                new
+            }
+            // Made since the process was examined, and the other end may have gone to another one.
+            pairs::Kind::Unknown => {
+                let concerned = self.hubs.iter().flat_map(|hub| &hub.participants);
+                let concerned: BTreeSet<u32> = concerned.copied().chain([pid]).collect();
+                self.look_again(&concerned)
+            }
         }
     }
 
-    /// Compares the rings so far with the movement of the lanes. What is found comes with the next refresh.
-    pub fn infer(&mut self, _now: Mono) {
-        for hub in &mut self.hubs {
-            if hub.inference.is_wanted() {
-                hub.infer();
+    /// Examines these at the next refresh; false if that was to be done already.
+    fn look_again(&mut self, pids: &BTreeSet<u32>) -> bool {
+        let mut new = false;
+        for pid in pids {
+            if let Some(member) = self.members.get_mut(pid) {
+                new |= !std::mem::replace(&mut member.hinted, true);
             }
         }
+        new
+    }
+
+    /// A doorbell of this hub is missed: its processes are examined at the next refresh.
+    pub(crate) fn missed_doorbell(&mut self, hub: HubId) {
+        let Some(hub) = self.hub(hub) else { return };
+        let pids = hub.participants.iter().copied().collect();
+        self.look_again(&pids);
+    }
+
+    /// Compares the rings so far with the movement of the lanes. True if something was found, which a refresh brings in.
+    pub fn infer(&mut self, now: Mono) -> bool {
+        let mut found = false;
+        for hub in &mut self.hubs {
+            found |= hub.inference.is_wanted() && hub.infer(now);
+        }
+        found
     }
 
     /// An open handle of a process that maps a hub.

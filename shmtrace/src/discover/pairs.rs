@@ -1,15 +1,15 @@
-//! Which sockets are datagram pairs: what `unix_diag` said once stays true for a pair's life.
+//! Which sockets are pairs that keep datagrams apart: what `unix_diag` said once stays true for a pair's life.
 
 use std::collections::BTreeMap;
 
 use shmtrace_engine::SocketInode;
 
-use crate::sock::{DATAGRAM, Look, Sockets};
+use crate::sock::{DATAGRAM, Look, SEQUENCED, Sockets};
 
 /// What a socket is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// One end of a connected datagram pair.
+    /// One end of a connected pair of datagram or sequenced-packet sockets.
     Pair(SocketInode),
     /// Anything else.
     Foreign,
@@ -67,7 +67,7 @@ impl Pairs {
 
 fn look(inode: SocketInode, sockets: &mut Sockets) -> Kind {
     match sockets.look(inode) {
-        Look::Found(socket) if socket.kind == DATAGRAM => match socket.peer {
+        Look::Found(socket) if matches!(socket.kind, DATAGRAM | SEQUENCED) => match socket.peer {
             Some(peer) => Kind::Pair(SocketInode(peer.into())),
             // Its peer is gone, or it is not connected yet.
             None => Kind::Unknown,

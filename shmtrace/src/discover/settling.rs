@@ -14,6 +14,8 @@ use crate::{hub::HubReader, process::FileKey};
 
 /// How often a damaged hub is tried again (ns).
 const REOPEN_AFTER: u64 = 1_000_000_000;
+/// Generations above a process that are looked at.
+const MAX_DEPTH: usize = 16;
 
 impl Discovery {
     /// Drops hubs that nobody maps any more, and opens damaged ones anew.
@@ -70,12 +72,13 @@ impl Discovery {
     fn settle_hub(&mut self, at: usize, now: Mono, changes: &mut Changes) {
         self.stale = true;
         let hub = &self.hubs[at];
+        let hubs: Vec<FileKey> = self.hubs.iter().map(|hub| hub.file).collect();
         let path = hub.reader.path();
         let participants: Vec<_> = hub
             .participants
             .iter()
             .filter_map(|pid| self.members.get(pid))
-            .map(|member| participant(member, hub, now))
+            .map(|member| participant(member, hub, &hubs, &self.members, now))
             .collect();
         let settled = settle(&Facts {
             path,
@@ -103,12 +106,18 @@ impl Discovery {
     }
 }
 
-fn participant<'a>(member: &'a Member, hub: &Hub, now: Mono) -> Participant<'a> {
+fn participant<'a>(
+    member: &'a Member,
+    hub: &Hub,
+    hubs: &[FileKey],
+    members: &BTreeMap<u32, Member>,
+    now: Mono,
+) -> Participant<'a> {
     let hubs_mapped: BTreeSet<FileKey> = member
         .mappings
         .iter()
-        .filter(|entry| entry.offset == 0)
         .map(|entry| entry.file)
+        .filter(|file| hubs.contains(file))
         .collect();
     // A path decides only between several; a hub that was renamed or deleted is still the one that is mapped.
     let named = member
@@ -119,12 +128,22 @@ fn participant<'a>(member: &'a Member, hub: &Hub, now: Mono) -> Participant<'a> 
     Participant {
         id: member.id,
         parent: member.parent,
+        ancestors: ancestors(member, members),
         claim: &member.claim,
         claims_this_hub: member.claim.peer.is_some() && (named || hubs_mapped.len() == 1),
         sockets: &member.sockets,
+        used: &member.used,
         pids: &member.pids,
         is_fresh_copy: member.is_fresh_copy(now),
     }
+}
+
+/// Its parent, its parent's parent and so on, within the trees.
+fn ancestors(member: &Member, members: &BTreeMap<u32, Member>) -> Vec<u32> {
+    let above = |pid: &u32| members.get(pid).map(|member| member.parent);
+    std::iter::successors(Some(member.parent), above)
+        .take(MAX_DEPTH)
+        .collect()
 }
 
 /// Paths of one file may differ in their folders (mount namespaces, links), not in the name.
@@ -134,10 +153,7 @@ fn same_name(one: &str, other: &str) -> bool {
 
 fn reopen(hub: &mut Hub, members: &BTreeMap<u32, Member>) {
     for member in hub.participants.iter().filter_map(|pid| members.get(pid)) {
-        let entry = member
-            .mappings
-            .iter()
-            .find(|entry| entry.file == hub.file && entry.offset == 0);
+        let entry = member.mappings.iter().find(|entry| entry.file == hub.file);
         if let (Some(process), Some(entry)) = (&member.process, entry)
             && let Ok(reader) = HubReader::open_mapping(process, entry)
             && reader.is_intact()

@@ -11,6 +11,7 @@ use super::{
     member::Member,
     pairs::{Kind, Pairs},
 };
+use crate::process::MapEntry;
 
 /// What the probes' tables say by now.
 #[derive(Debug, Default)]
@@ -81,35 +82,44 @@ impl Tables {
     }
 }
 
-/// Where a process maps hubs from the file's begin, adjacent pieces joined.
+/// Where a process maps the rings of hubs.
 fn mappings_of(member: &Member, hubs: &[Hub]) -> Vec<Mapping> {
-    let mut mappings: Vec<Mapping> = Vec::new();
-    for hub in hubs {
-        let mut found: Option<Mapping> = None;
-        for entry in member
-            .mappings
-            .iter()
-            .filter(|entry| entry.file == hub.file)
-        {
-            match &mut found {
-                None if entry.offset == 0 => {
-                    found = Some(Mapping {
-                        hub: hub.id,
-                        base: entry.start,
-                        len: entry.size(),
-                    });
-                }
-                Some(mapping)
-                    if mapping.base + mapping.len == entry.start && mapping.len == entry.offset =>
-                {
-                    mapping.len += entry.size();
-                }
-                _ => {}
+    hubs.iter()
+        .filter_map(|hub| {
+            let pieces = member.mappings.iter();
+            mapping_of(hub, pieces.filter(|entry| entry.file == hub.file))
+        })
+        .collect()
+}
+
+/// Of the pieces in which a process maps a hub, adjacent ones joined, the one that has the most of its rings.
+fn mapping_of<'a>(hub: &Hub, pieces: impl Iterator<Item = &'a MapEntry>) -> Option<Mapping> {
+    let mut joined: Vec<(u64, u64, u64)> = Vec::new();
+    for piece in pieces {
+        match joined.last_mut() {
+            Some((start, size, offset))
+                if *start + *size == piece.start && *offset + *size == piece.offset =>
+            {
+                *size += piece.size();
             }
+            _ => joined.push((piece.start, piece.size(), piece.offset)),
         }
-        mappings.extend(found);
     }
-    mappings
+    let geometry = hub.reader.geometry();
+    let rings = |(_, size, offset): &(u64, u64, u64)| {
+        let end = (offset + size).min(geometry.size_classes);
+        end.saturating_sub((*offset).max(geometry.ring_region))
+    };
+    let (start, size, offset) = joined
+        .into_iter()
+        .rev()
+        .filter(|piece| rings(piece) > 0)
+        .max_by_key(rings)?;
+    Some(Mapping {
+        hub: hub.id,
+        base: start.checked_sub(offset)?,
+        len: offset + size,
+    })
 }
 
 /// What the probes should know of sockets: doorbells first, then what is certainly none.

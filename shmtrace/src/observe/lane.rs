@@ -1,8 +1,8 @@
 //! One lane: ring, threads of both sides, doorbell queue, the threads' run counts again, ring again.
 
 use shmtrace_engine::{
-    Direction, LaneId, ProcId, SocketInode,
-    input::{Indexes, LaneObservation, ProcessObservation},
+    Direction, HubId, LaneId, ProcId, SocketInode,
+    input::{Indexes, LaneObservation, ProcessObservation, WaitsFor},
 };
 
 use super::mono_now;
@@ -39,7 +39,13 @@ pub(super) fn observe(world: &mut Discovery, lane: LaneId) -> Option<LaneObserva
     let capacity = hub.reader().geometry().ring_capacity;
     let consumers = observe_processes(world, hub, &parts.consumers, &parts.ends);
     let producers = observe_processes(world, hub, &parts.producers, &parts.ends);
-    let (token, queued) = tokens(world, &parts, &mut missing);
+    let (mut token, queued) = tokens(world, lane.hub, &parts, &mut missing);
+    if differ(&consumers) {
+        missing.push(
+            "it is not known which of several processes the consumer is, and they wait for different things".into(),
+        );
+        token = None;
+    }
     let consumer = look_again(world, &parts.consumers, consumers);
     let mut producer = look_again(world, &parts.producers, producers);
     producer.has_end = has_end(world, &parts);
@@ -132,6 +138,21 @@ fn observe_processes(
         .collect()
 }
 
+/// Whether some of the processes wait for fds and others do not: then it matters which of them is meant.
+fn differ(processes: &[ProcessObservation]) -> bool {
+    let listens = |process: &ProcessObservation| {
+        process.threads.iter().any(|thread| {
+            matches!(
+                thread.waits_for,
+                WaitsFor::Doorbell | WaitsFor::OtherFds | WaitsFor::SomeFds
+            )
+        })
+    };
+    let mut listening = processes.iter().map(listens);
+    let first = listening.next();
+    listening.any(|other| Some(other) != first)
+}
+
 /// Second look at their run counts; then several processes, of which it is not known which one it is, become one.
 fn look_again(
     world: &Discovery,
@@ -169,10 +190,12 @@ fn has_end(world: &Discovery, parts: &Parts) -> Option<bool> {
 /// Whether a token is queued on one of the ends, and how many if that can be told.
 fn tokens(
     world: &mut Discovery,
+    hub: HubId,
     parts: &Parts,
     missing: &mut Vec<String>,
 ) -> (Option<bool>, Option<u32>) {
     if parts.ends.is_empty() {
+        world.missed_doorbell(hub);
         missing.push("it is not known which socket is the doorbell".into());
         return (None, None);
     }
@@ -186,6 +209,10 @@ fn tokens(
                 queued = None;
             }
         }
+    }
+    if parts.ends.len() > 1 && queued != Some(0) {
+        missing.push("it is not known which of several sockets the doorbell is, and a signal waits at one of them".into());
+        return (None, None);
     }
     (queued.map(|number| number > 0), queued)
 }
@@ -206,7 +233,8 @@ fn queued_on(world: &mut Discovery, parts: &Parts, end: SocketInode) -> Result<u
             let waiting = socket.receivable > 0;
             Ok(if waiting { unreceived.max(1) } else { 0 })
         }
-        Look::Absent => Err(format!("the doorbell's socket {} is closed", end.0)),
+        // It was seen when it was bound, so it is closed, and its queue is gone with it.
+        Look::Absent => Ok(0),
         Look::Unavailable => {
             let owner = parts
                 .consumers

@@ -28,6 +28,8 @@ pub struct Sockets {
     pub held: Vec<HeldSocket>,
     /// Those that one of its epoll instances watches.
     pub watched: Vec<SocketInode>,
+    /// Those that one of its threads sleeps for now.
+    pub awaited: Vec<SocketInode>,
 }
 
 /// One file that an epoll instance watches, a `tfd:` line of `/proc/PID/fdinfo/FD`.
@@ -80,13 +82,20 @@ impl Process {
                 .unwrap_or_default();
             watched.extend(entries.iter().map(|entry| SocketInode(entry.inode)));
         }
-        watched.retain(|inode| {
-            held.binary_search_by_key(inode, |socket| socket.inode)
-                .is_ok()
-        });
-        watched.sort_unstable();
-        watched.dedup();
-        Ok(Sockets { held, watched })
+        let mut awaited = self.awaited_sockets(buffer);
+        for some in [&mut watched, &mut awaited] {
+            some.retain(|inode| {
+                held.binary_search_by_key(inode, |socket| socket.inode)
+                    .is_ok()
+            });
+            some.sort_unstable();
+            some.dedup();
+        }
+        Ok(Sockets {
+            held,
+            watched,
+            awaited,
+        })
     }
 
     /// The socket behind one fd of one thread.
@@ -195,7 +204,7 @@ mod tests {
             .cast_unsigned());
         let fd = left.as_raw_fd().cast_unsigned();
         let inode = process.socket_of(tid, fd).unwrap();
-        let Sockets { held, watched } = process.sockets(&mut Vec::new()).unwrap();
+        let Sockets { held, watched, .. } = process.sockets(&mut Vec::new()).unwrap();
         assert!(held.contains(&HeldSocket { inode, fd }));
         assert!(watched.contains(&inode));
         let right = right.as_raw_fd().cast_unsigned();

@@ -8,7 +8,7 @@ use shmtrace_engine::{
     input::{BlockedCall, WaitsFor},
 };
 
-use super::Process;
+use super::{Process, parse_syscall, read_once};
 
 /// Events that a queued datagram raises: `EPOLLIN | EPOLLRDNORM` (`POLLIN | POLLRDNORM` are the same bits).
 const READABLE: u32 = 0x1 | 0x40;
@@ -41,8 +41,8 @@ pub(super) fn waits_for(
             Some(false) => WaitsFor::OtherFds,
             None => WaitsFor::SomeFds,
         },
-        Kind::Poll => polled(process, tid, call, doorbells.ends),
-        Kind::Select => selected(process, tid, call, doorbells.ends),
+        Kind::Poll => among(process, tid, polled_fds(process, call), doorbells.ends),
+        Kind::Select => among(process, tid, selected_fds(process, call), doorbells.ends),
         Kind::Receive
             if process
                 .socket_of(tid, fd)
@@ -57,6 +57,49 @@ pub(super) fn waits_for(
         Kind::Unclear => WaitsFor::SomeFds,
         Kind::Receive | Kind::Other => WaitsFor::Other,
     }
+}
+
+/// Threads of one process that are asked what they sleep for.
+const MAX_ASKED: usize = 64;
+
+impl Process {
+    /// The sockets that its threads sleep for now.
+    pub(super) fn awaited_sockets(&self, buffer: &mut Vec<u8>) -> Vec<SocketInode> {
+        let tids = self.tids().unwrap_or_default();
+        let mut sockets = Vec::new();
+        for tid in tids.into_iter().take(MAX_ASKED) {
+            let asleep = read_once(self.dir(), &format!("task/{}/syscall", tid.0), buffer);
+            if let Some(call) = asleep.and_then(|()| parse_syscall(buffer)) {
+                sockets.extend(awaited(self, tid, &call, buffer));
+            }
+        }
+        sockets
+    }
+}
+
+/// The sockets on which a datagram would end this sleep.
+fn awaited(
+    process: &Process,
+    tid: Tid,
+    call: &BlockedCall,
+    buffer: &mut Vec<u8>,
+) -> Vec<SocketInode> {
+    let fd = call.args[0] as u32;
+    let fds = match kind(i64::from(call.number)) {
+        Kind::Epoll => {
+            let entries = process.epoll_entries(tid, fd, buffer).unwrap_or_default();
+            let readable = entries.iter().filter(|entry| entry.events & READABLE != 0);
+            return readable.map(|entry| SocketInode(entry.inode)).collect();
+        }
+        Kind::Poll => polled_fds(process, call),
+        Kind::Select => selected_fds(process, call),
+        Kind::Receive => Some(vec![fd]),
+        Kind::Futex | Kind::ManyFutexes | Kind::Unclear | Kind::Other => None,
+    };
+    fds.unwrap_or_default()
+        .into_iter()
+        .filter_map(|fd| process.socket_of(tid, fd))
+        .collect()
 }
 
 /// `restart_syscall` stands for the call that a stop interrupted; its arguments are still in the registers, and the
@@ -150,57 +193,58 @@ fn epoll_watches(
     Some(false)
 }
 
-/// The fds of a `poll`, from the process's memory.
-fn polled(process: &Process, tid: Tid, call: &BlockedCall, ends: &[SocketInode]) -> WaitsFor {
+/// What waiting for these fds is to a lane; `None` if they could not be read.
+fn among(process: &Process, tid: Tid, fds: Option<Vec<u32>>, ends: &[SocketInode]) -> WaitsFor {
+    let Some(fds) = fds else {
+        return WaitsFor::SomeFds;
+    };
+    let is_end = |fd| {
+        process
+            .socket_of(tid, fd)
+            .is_some_and(|inode| ends.contains(&inode))
+    };
+    if fds.into_iter().any(is_end) {
+        WaitsFor::Doorbell
+    } else {
+        WaitsFor::OtherFds
+    }
+}
+
+/// The fds that a `poll` wants to read from, out of the process's memory.
+fn polled_fds(process: &Process, call: &BlockedCall) -> Option<Vec<u32>> {
     let count = call.args[1];
     if count > MAX_POLLED {
-        return WaitsFor::SomeFds;
+        return None;
     }
-    let Some(memory) = read_memory(process, call.args[0], count as usize * 8) else {
-        return WaitsFor::SomeFds;
-    };
-    let doorbell = memory.chunks_exact(8).any(|entry| {
+    let memory = read_memory(process, call.args[0], count as usize * 8)?;
+    let entries = memory.chunks_exact(8).map(|entry| {
         let fd = i32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]);
-        let events = u32::from(u16::from_ne_bytes([entry[4], entry[5]]));
-        u32::try_from(fd).is_ok_and(|fd| events & READABLE != 0 && is_end(process, tid, fd, ends))
+        (fd, u32::from(u16::from_ne_bytes([entry[4], entry[5]])))
     });
-    if doorbell {
-        WaitsFor::Doorbell
-    } else {
-        WaitsFor::OtherFds
-    }
+    let readable = entries.filter(|(_, events)| events & READABLE != 0);
+    Some(
+        readable
+            .filter_map(|(fd, _)| u32::try_from(fd).ok())
+            .collect(),
+    )
 }
 
-/// The read set of a `select`, from the process's memory. The kernel writes it only at the return.
-fn selected(process: &Process, tid: Tid, call: &BlockedCall, ends: &[SocketInode]) -> WaitsFor {
+/// The read set of a `select`, out of the process's memory. The kernel writes it only at the return.
+fn selected_fds(process: &Process, call: &BlockedCall) -> Option<Vec<u32>> {
     let (count, address) = (call.args[0], call.args[1]);
     if address == 0 {
-        return WaitsFor::OtherFds;
+        return Some(Vec::new());
     }
-    if count > MAX_POLLED {
-        return WaitsFor::SomeFds;
+    if count > MAX_POLLED || cfg!(target_endian = "big") {
+        return None;
     }
-    let Some(set) = read_memory(process, address, count.div_ceil(64) as usize * 8) else {
-        return WaitsFor::SomeFds;
-    };
+    let set = read_memory(process, address, count.div_ceil(64) as usize * 8)?;
     // Words of a long: on little-endian machines bit n stands in byte n / 8.
-    let doorbell = cfg!(target_endian = "little")
-        && (0..count as u32).any(|fd| {
-            set.get(fd as usize / 8)
-                .is_some_and(|byte| byte >> (fd % 8) & 1 == 1)
-                && is_end(process, tid, fd, ends)
-        });
-    if doorbell {
-        WaitsFor::Doorbell
-    } else {
-        WaitsFor::OtherFds
-    }
-}
-
-fn is_end(process: &Process, tid: Tid, fd: u32, ends: &[SocketInode]) -> bool {
-    process
-        .socket_of(tid, fd)
-        .is_some_and(|inode| ends.contains(&inode))
+    let set = (0..count as u32).filter(|fd| {
+        set.get(*fd as usize / 8)
+            .is_some_and(|byte| byte >> (fd % 8) & 1 == 1)
+    });
+    Some(set.collect())
 }
 
 /// Offset in the hub file of an address of the process.

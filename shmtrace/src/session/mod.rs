@@ -52,7 +52,8 @@ use tree::Tree;
 /// How often the rings of records and the rings of the hubs are looked at. A stuck lane is first suspected after two
 /// looks, so this bounds how late a finding is; each costs about 20 us.
 const TICK: Duration = Duration::from_millis(5);
-/// The same while the rings of records fill up fast.
+/// The same while the rings of records fill up fast, or doorbells are matched with their peers: each look between two calls
+/// tells something then.
 const BUSY_TICK: Duration = Duration::from_millis(1);
 /// How often processes, mappings and sockets are compared with what is known, without a hint that they changed.
 const REFRESH: u64 = 100_000_000;
@@ -159,10 +160,13 @@ impl<'a> Session<'a> {
             .map(|duration| Instant::now() + duration);
         tokio::pin!(stop);
         loop {
-            let tick = if self.busy { BUSY_TICK } else { TICK };
-            let pause = self.judge.next_timeout().map_or(tick, |at| {
-                tick.min(Duration::from_nanos(at.since(mono_now())))
-            });
+            let now = mono_now();
+            let often = self.busy || self.discovery.is_matching(now);
+            let tick = if often { BUSY_TICK } else { TICK };
+            let pause = self
+                .judge
+                .next_timeout()
+                .map_or(tick, |at| tick.min(Duration::from_nanos(at.since(now))));
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
                 () = wait_until(deadline) => return Ok(Ended::Stopped),
@@ -203,10 +207,10 @@ impl<'a> Session<'a> {
         if self.hinted || now.since(self.refreshed) >= REFRESH {
             self.refresh(now)?;
         }
-        if self.discovery.wants_rings() {
-            self.discovery.infer(now);
-        }
         let now = mono_now();
+        if self.discovery.wants_rings() {
+            self.hinted |= self.discovery.infer(now);
+        }
         if stirred || self.entries_wait || now.since(self.swept) >= SWEEP {
             self.sweep(now)?;
         }
@@ -282,8 +286,13 @@ impl<'a> Session<'a> {
             Some(Kind::Ring) if record.peer == NO_PEER && record.arg != 0 => {
                 let socket = SocketInode(record.arg);
                 let rings = decode::indexes(record);
-                self.discovery
+                self.hinted |= self
+                    .discovery
                     .rung(socket, record.pid, Mono(record.at), rings);
+            }
+            Some(Kind::Take) if record.peer == NO_PEER && record.arg != 0 => {
+                let socket = SocketInode(record.arg);
+                self.hinted |= self.discovery.took(socket, record.pid);
             }
             _ => {}
         }

@@ -22,6 +22,8 @@ use crate::process::Process;
 
 /// `SOCK_DGRAM`, the type of a doorbell.
 pub const DATAGRAM: u8 = 2;
+/// `SOCK_SEQPACKET`, which keeps its packets apart as well.
+pub const SEQUENCED: u8 = 5;
 /// Namespaces that are kept open at most.
 const MAX_NAMESPACES: usize = 32;
 
