@@ -69,6 +69,7 @@ impl Calls {
     }
 
     fn request(&mut self, message: Message) {
+        let only = !self.to_peer.contains_key(&message.channel);
         remember(&mut self.to_peer, message);
         // What waits is seen again at each look.
         if message.index < self.next_request {
@@ -77,6 +78,10 @@ impl Calls {
         self.next_request = message.index + 1;
         if self.answered.contains(&message.name()) {
             self.ids_match = true;
+            return;
+        }
+        let mut answered = self.answered.iter();
+        if only && answered.any(|(channel, _)| *channel == message.channel) {
             return;
         }
         if self.asked.len() == MOST_MESSAGES {
@@ -98,11 +103,24 @@ impl Calls {
         self.next_answer = message.index + 1;
         let before = self.asked.len();
         self.asked.retain(|asked| asked.name() != message.name());
-        self.ids_match |= self.asked.len() < before;
+        if self.asked.len() < before {
+            self.ids_match = true;
+        } else {
+            self.answer_by_channel(message.channel);
+        }
         if self.answered.len() == MOST_MESSAGES {
             self.answered.pop_front();
         }
         self.answered.push_back(message.name());
+    }
+
+    /// The only request on a channel is the one that an answer on it is for, whatever its id: the first ids of both sides
+    /// may be the same by chance.
+    fn answer_by_channel(&mut self, channel: u32) {
+        let on_it = |asked: &&Message| asked.channel == channel;
+        if self.asked.iter().filter(on_it).count() == 1 {
+            self.asked.retain(|asked| asked.channel != channel);
+        }
     }
 
     /// Whether open calls of this peer can be told from answered ones.
@@ -193,6 +211,23 @@ mod tests {
         saw(&mut calls, Direction::ToHost, 90, 1, 99);
         assert_eq!(open(&calls), Some(98));
         assert!(calls.asked.len() < SURE);
+    }
+
+    #[test]
+    fn first_ids_that_are_the_same_by_chance_open_no_answered_call() {
+        let mut calls = Calls::default();
+        for (index, id) in [(0, 1), (1, 4), (2, 7)] {
+            let channel = 1 + 2 * id as u32;
+            saw(&mut calls, Direction::ToPeer, index, channel, id);
+            saw(&mut calls, Direction::ToHost, index, channel, index + 1);
+        }
+        assert_eq!(open(&calls), None);
+        // Nor if the answer is seen first.
+        saw(&mut calls, Direction::ToHost, 3, 21, 4);
+        saw(&mut calls, Direction::ToPeer, 3, 21, 10);
+        assert_eq!(open(&calls), None);
+        saw(&mut calls, Direction::ToPeer, 4, 27, 13);
+        assert_eq!(open(&calls), Some(13));
     }
 
     #[test]

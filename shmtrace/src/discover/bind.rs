@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shmtrace_engine::{PeerId, ProcId, SocketInode};
 
-use super::{claim::Claim, pairs::Pairs};
+use super::{
+    claim::Claim,
+    pairs::{Kind, Pairs},
+};
 use crate::{hub::PeerEntry, process::Sockets};
 
 /// A process that maps the hub.
@@ -71,6 +74,8 @@ pub(crate) struct Settled {
     pub(crate) open_peers: Vec<PeerId>,
     /// Processes that could be any of the open peers.
     pub(crate) candidates: Vec<ProcId>,
+    /// Other processes may turn out to be one of them.
+    pub(crate) more_may_come: bool,
 }
 
 /// Draws the conclusions.
@@ -118,7 +123,7 @@ fn bind_claims(facts: &Facts<'_>, settled: &mut Settled) {
                     .find(|socket| socket.fd == fd)
             })
             .map(|socket| socket.inode)
-            .filter(|inode| facts.pairs.other_end(*inode).is_some());
+            .filter(|inode| matches!(facts.pairs.kind(*inode), Kind::Pair(_) | Kind::Alone));
         *binding = Binding {
             plugin: Some(participant.id),
             plugin_end,
@@ -335,6 +340,7 @@ fn find_loose(facts: &Facts<'_>, settled: &mut Settled) {
         .filter(|entry| entry.is_expected_alive() && settled.bindings[&entry.id].plugin.is_none())
         .map(|entry| entry.id)
         .collect();
+    settled.more_may_come = facts.participants.iter().any(|one| one.is_fresh_copy);
     for participant in facts.participants {
         let elsewhere = participant.claim.peer.is_some() && !participant.claims_this_hub;
         if bound.contains(&participant.id)

@@ -101,25 +101,32 @@ impl Hub {
         self.told.iter().find(|binding| binding.peer == peer)
     }
 
-    /// Processes that could be the plugin of a peer that has none, with the ends that could be theirs.
-    pub fn candidates(&self) -> (&[ProcId], Vec<SocketInode>) {
-        (
-            &self.settled.candidates,
-            self.settled
-                .loose
-                .iter()
-                .map(|loose| loose.plugin_end)
-                .collect(),
-        )
+    /// Processes of which one is the plugin of any peer that has none; empty unless all that it could be are there.
+    pub fn candidates(&self) -> &[ProcId] {
+        let Settled {
+            candidates,
+            open_peers,
+            more_may_come,
+            ..
+        } = &self.settled;
+        if *more_may_come || candidates.len() < open_peers.len() {
+            &[]
+        } else {
+            candidates
+        }
     }
 
-    /// Host's ends that could belong to a peer whose doorbell is not known.
-    pub(crate) fn loose_host_ends(&self) -> Vec<SocketInode> {
-        self.settled
-            .loose
+    /// Ends of which one belongs to any peer whose doorbell is not known: the host's and the plugins'. Empty unless all
+    /// that it could be are there.
+    pub(crate) fn loose_ends(&self) -> (Vec<SocketInode>, Vec<SocketInode>) {
+        let loose = &self.settled.loose;
+        if loose.len() < self.candidates().len().max(1) {
+            return (Vec::new(), Vec::new());
+        }
+        loose
             .iter()
-            .map(|loose| loose.host_end)
-            .collect()
+            .map(|loose| (loose.host_end, loose.plugin_end))
+            .unzip()
     }
 
     /// The peer's processes and ends.

@@ -181,10 +181,11 @@ impl Inference {
         mut head: impl FnMut(PeerId, Direction) -> Option<u64>,
     ) -> bool {
         let before = self.found.len();
-        while let Some(look) = self
-            .looks
-            .pop_front_if(|look| now.since(look.at) >= RECORDS_LATE)
-        {
+        while let Some(look) = self.looks.pop_front() {
+            if now.since(look.at) < RECORDS_LATE {
+                self.looks.push_front(look);
+                break;
+            }
             self.judge(&look);
         }
         let mut of = BTreeMap::new();

@@ -186,7 +186,7 @@ impl Discovery {
                 new
             }
             // Made since the process was examined, and the other end may have gone to another one.
-            pairs::Kind::Unknown => {
+            pairs::Kind::Alone | pairs::Kind::Unknown => {
                 let concerned = self.hubs.iter().flat_map(|hub| &hub.participants);
                 let concerned: BTreeSet<u32> = concerned.copied().chain([pid]).collect();
                 self.look_again(&concerned)

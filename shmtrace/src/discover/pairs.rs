@@ -11,6 +11,8 @@ use crate::sock::{DATAGRAM, Look, SEQUENCED, Sockets};
 pub(crate) enum Kind {
     /// One end of a connected pair of datagram or sequenced-packet sockets.
     Pair(SocketInode),
+    /// Such a socket whose other end is gone, or that is not connected yet.
+    Alone,
     /// Anything else.
     Foreign,
     /// Could not be told.
@@ -35,7 +37,7 @@ impl Pairs {
             known
                 .entry(inode)
                 .or_insert_with(|| match self.known.get(&inode) {
-                    None | Some(Kind::Unknown) => look(inode, sockets),
+                    None | Some(Kind::Unknown | Kind::Alone) => look(inode, sockets),
                     Some(kind) => *kind,
                 });
         }
@@ -51,7 +53,7 @@ impl Pairs {
     pub(crate) fn other_end(&self, inode: SocketInode) -> Option<SocketInode> {
         match self.kind(inode) {
             Kind::Pair(other) => Some(other),
-            Kind::Foreign | Kind::Unknown => None,
+            Kind::Alone | Kind::Foreign | Kind::Unknown => None,
         }
     }
 
@@ -69,8 +71,7 @@ fn look(inode: SocketInode, sockets: &mut Sockets) -> Kind {
     match sockets.look(inode) {
         Look::Found(socket) if matches!(socket.kind, DATAGRAM | SEQUENCED) => match socket.peer {
             Some(peer) => Kind::Pair(SocketInode(peer.into())),
-            // Its peer is gone, or it is not connected yet.
-            None => Kind::Unknown,
+            None => Kind::Alone,
         },
         Look::Found(_) | Look::Absent => Kind::Foreign,
         Look::Unavailable => Kind::Unknown,

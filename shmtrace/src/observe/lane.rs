@@ -77,34 +77,23 @@ pub(super) fn observe(world: &mut Discovery, lane: LaneId) -> Option<LaneObserva
 
 fn parts(hub: &Hub, lane: LaneId) -> Option<Parts> {
     let binding = hub.parts(lane.peer)?;
-    let (candidates, loose_plugin_ends) = hub.candidates();
-    let plugins = binding
-        .plugin
-        .map_or_else(|| candidates.to_vec(), |plugin| vec![plugin]);
-    let hosts: Vec<_> = hub.host().into_iter().collect();
-    // The ends that the peers without a process could have, if this is one of them.
-    let loose = |ends: Vec<SocketInode>| {
-        if binding.plugin.is_none() {
-            ends
-        } else {
-            Vec::new()
-        }
+    let (plugins, (host_ends, plugin_ends)) = match binding.plugin {
+        Some(plugin) => (vec![plugin], (Vec::new(), Vec::new())),
+        // The ends that the peers without a process could have, if this is one of them.
+        None => (hub.candidates().to_vec(), hub.loose_ends()),
     };
+    let hosts: Vec<_> = hub.host().into_iter().collect();
     Some(match lane.direction {
         Direction::ToPeer => Parts {
             consumers: plugins,
             producers: hosts,
-            ends: binding
-                .plugin_end
-                .map_or_else(|| loose(loose_plugin_ends), |end| vec![end]),
+            ends: binding.plugin_end.map_or(plugin_ends, |end| vec![end]),
             producer_end: binding.host_end,
         },
         Direction::ToHost => Parts {
             consumers: hosts,
             producers: plugins,
-            ends: binding
-                .host_end
-                .map_or_else(|| loose(hub.loose_host_ends()), |end| vec![end]),
+            ends: binding.host_end.map_or(host_ends, |end| vec![end]),
             producer_end: binding.plugin_end,
         },
     })

@@ -181,13 +181,16 @@ def host(chosen):
         time.sleep(0.01)
     if chosen.unlink:
         os.unlink(path)
-    Host(chosen, memory, bells, plugins, say).run()
-    if chosen.hub != "memfd" and os.path.exists(path):
-        os.unlink(path)
+    try:
+        Host(chosen, memory, bells, plugins, say).run()
+    finally:
+        if chosen.hub != "memfd" and os.path.exists(path):
+            os.unlink(path)
 
 
 def main():
     chosen = options(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if chosen.role == "plugin":
         die_with_parent()
         own = os.environ.get("OWN", f"{chosen.peer_id},{chosen.doorbell_fd}")
