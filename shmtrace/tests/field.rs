@@ -183,7 +183,7 @@ fn faults_of_plugins_that_say_who_they_are() {
         Case {
             lane: Some("peer->host"),
             ..case(
-                "--host-runtime asyncio --plugin-runtime asyncio --fault answer-rung-first",
+                "--plugin-runtime asyncio --fault answer-rung-first",
                 "missed-wakeup",
                 &["rung-before-publish"],
             )
