@@ -119,8 +119,8 @@ def wrong_doorbell(host, peer):
 def ring_failed(host, peer):
     """The host's end is closed: EBADF."""
     idle(host, peer)
-    fd = peer.bell.fd
-    os.close(fd)
+    os.close(peer.bell.fd)
+    host.waiter.bells.remove(peer.bell)
     channel = publish(host, peer)
     try:
         peer.ring()
