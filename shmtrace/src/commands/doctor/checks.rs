@@ -161,8 +161,8 @@ fn sampling() -> Check {
         Ok(()) => Check::yes(NAME, "perf_event_open, for `profile`"),
         Err(error) => Check::limited(
             NAME,
-            format!("perf_event_open: {error}: `profile` does not work"),
-            "run it with sudo, or set kernel.perf_event_paranoid to 1 or less",
+            format!("perf_event_open: {error}: `profile` works with --off-cpu only"),
+            "run it with sudo, outside of a container, or set kernel.perf_event_paranoid to 1 or less",
         ),
     }
 }
