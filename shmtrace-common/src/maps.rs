@@ -97,18 +97,17 @@ pub struct KnownFd {
     pub epoch: u32,
 }
 
-/// Where one CPU's records begin and end. Both count records since the start; number n lies at n modulo the room.
+/// Where one CPU's records begin and end. Both count records since the start; number n lies at n modulo the room, and is
+/// complete when it bears its [`mark`](crate::Record::mark).
 ///
 /// One writer, the CPU, and one reader, the daemon, which maps it; each has a cache line of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Cursor {
-    /// Records written.
+    /// Records begun.
     pub head: u64,
-    /// Not 0 while one is being written: a probe that interrupts another must not write into the same place.
-    pub writing: u64,
     /// Zero.
-    pub pad: [u64; 6],
+    pub pad: [u64; 7],
     /// Records read.
     pub tail: u64,
     /// Zero.

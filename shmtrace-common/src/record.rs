@@ -83,11 +83,19 @@ pub struct Record {
     pub arg: u64,
     /// The fd of a ring or take that was seen at its call, -1 otherwise.
     pub fd: i32,
-    /// Zero.
-    pub pad: u32,
+    /// [`Record::mark`] of its number once it is complete.
+    pub mark: u32,
     /// Head and tail of the ring host -> peer, then of the ring peer -> host; valid with [`FLAG_TO_PEER`] and
     /// [`FLAG_TO_HOST`].
     pub rings: [u64; 4],
+}
+
+impl Record {
+    /// What the record with this number (of its CPU, from 0) is marked with: never 0, and not what the record at its place
+    /// before was marked with.
+    pub const fn mark(number: u64) -> u32 {
+        number as u32 | 1 << 31
+    }
 }
 
 const _: () = {
@@ -98,5 +106,6 @@ const _: () = {
     assert!(core::mem::offset_of!(Record, result) == 24);
     assert!(core::mem::offset_of!(Record, arg) == 32);
     assert!(core::mem::offset_of!(Record, fd) == 40);
+    assert!(core::mem::offset_of!(Record, mark) == 44);
     assert!(core::mem::offset_of!(Record, rings) == 48);
 };

@@ -61,7 +61,7 @@ fn interest(number: u16) -> Option<Interest> {
 
 /// A system call returned.
 #[inline(always)]
-pub fn sys_exit(ctx: &BtfTracePointContext) {
+pub fn sys_exit(ctx: &BtfTracePointContext, alone: bool) {
     let regs: *const u8 = ctx.arg(0);
     let syscall = kernel::number(regs);
     let Some(interest) = interest(syscall) else {
@@ -85,7 +85,7 @@ pub fn sys_exit(ctx: &BtfTracePointContext) {
     // SAFETY: the value lives as long as the program runs (RCU). The daemon replaces whole values and the probes
     // write one aligned word; a read that mixes two versions gives ring indexes that "could not be read" at worst.
     let process = unsafe { &mut *process };
-    let Some(tally) = Tally::this_cpu() else {
+    let Some(tally) = Tally::this_cpu(alone) else {
         return;
     };
     let base = Fact {
@@ -157,7 +157,7 @@ fn failed(regs: *const u8, result: i64) {
     let Some(process) = (unsafe { PROCESSES.get(pid) }) else {
         return;
     };
-    let Some(tally) = Tally::this_cpu() else {
+    let Some(tally) = Tally::this_cpu(false) else {
         return;
     };
     tally.count(Counter::Calls);
@@ -199,7 +199,7 @@ pub fn mapping(ctx: &BtfTracePointContext) {
         arg: address,
         fd: -1,
     };
-    if let Some(tally) = Tally::this_cpu() {
+    if let Some(tally) = Tally::this_cpu(false) {
         emit::other(tally, &fact, None);
     }
 }
@@ -247,7 +247,7 @@ pub fn socket_received(ctx: &BtfTracePointContext) {
     let result: i64 = ctx.arg(1);
     // Most calls of a runtime: a look at the doorbell that used to be rung last, which found nothing.
     if result as i32 == -EAGAIN
-        && let Some(tally) = Tally::this_cpu()
+        && let Some(tally) = Tally::this_cpu(false)
         && tally.last(who.pid).is_some()
     {
         tally.count(Counter::Calls);
@@ -279,7 +279,7 @@ pub fn socket_received(ctx: &BtfTracePointContext) {
 /// What every call on a socket by a process of the tree has in common.
 #[inline(always)]
 fn on_socket(ctx: &BtfTracePointContext, kind: Kind, inode: u64) -> Option<(Tally, Fact)> {
-    let tally = Tally::this_cpu()?;
+    let tally = Tally::this_cpu(false)?;
     tally.count(Counter::Calls);
     let result: i64 = ctx.arg(1);
     let mut fact = Fact {
@@ -466,7 +466,7 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
     if preempted & 0xff != 0 || state & ASLEEP == 0 {
         return;
     }
-    let Some(tally) = Tally::this_cpu() else {
+    let Some(tally) = Tally::this_cpu(!with_registers) else {
         return;
     };
     let Sleeper::Participant(at) = sleeper(tally, with_registers) else {

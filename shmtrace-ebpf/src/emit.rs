@@ -71,14 +71,14 @@ pub fn other(tally: Tally, fact: &Fact, at: Option<At>) {
 #[inline(always)]
 fn write(tally: Tally, fact: &Fact, at: Option<At>) -> bool {
     let Some(At { doorbell, base }) = at else {
-        return put(fact, NO_PEER, 0, fact.hub, [0; 4]);
+        return put(tally, fact, NO_PEER, 0, fact.hub, [0; 4]);
     };
     let wanted = wanted(fact.kind, doorbell);
     let (read, rings) = indexes(base, doorbell, wanted);
     if read != wanted {
         tally.count(Counter::RingFaults);
     }
-    put(fact, doorbell.peer, read, doorbell.hub, rings)
+    put(tally, fact, doorbell.peer, read, doorbell.hub, rings)
 }
 
 /// The rings that a record is about, as `FLAG_*` bits: each read costs as much as a third of the record. A signal and its
@@ -130,11 +130,11 @@ fn header(address: u64) -> Option<[u64; HEADER_WORDS]> {
 }
 
 #[inline(always)]
-fn put(fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
+fn put(tally: Tally, fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
     if ABI_3.load() == 0 {
         return false;
     }
-    ring::put(|cpu| {
+    ring::put(tally.alone, |cpu| {
         // SAFETY: helpers without arguments.
         let (at, thread) = unsafe { (bpf_ktime_get_ns(), bpf_get_current_pid_tgid()) };
         Record {
@@ -150,7 +150,7 @@ fn put(fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
             hub,
             arg: fact.arg,
             fd: fact.fd,
-            pad: 0,
+            mark: 0,
             rings,
         }
     })

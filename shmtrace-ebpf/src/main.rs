@@ -9,7 +9,9 @@
 //! private futexes, drains that found nothing and sockets that are no doorbells leave no record, only a count.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod atomic;
 mod calls;
 mod emit;
 mod fds;
@@ -26,7 +28,14 @@ use aya_ebpf::{
 /// Entry of `sys_exit(struct pt_regs *regs, long ret)`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn shmtrace_sys_exit(ctx: BtfTracePointContext) -> i32 {
-    calls::sys_exit(&ctx);
+    calls::sys_exit(&ctx, false);
+    0
+}
+
+/// The same before 5.12; nothing can come in between there.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn shmtrace_sys_exit_old(ctx: BtfTracePointContext) -> i32 {
+    calls::sys_exit(&ctx, true);
     0
 }
 
@@ -91,21 +100,42 @@ pub fn shmtrace_sched_switch_old(ctx: BtfTracePointContext) -> i32 {
 /// Entry of `sched_process_fork(parent, child)`.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn shmtrace_fork(ctx: BtfTracePointContext) -> i32 {
-    tree::fork(&ctx);
+    tree::fork(&ctx, false);
+    0
+}
+
+/// The same before 5.12.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn shmtrace_fork_old(ctx: BtfTracePointContext) -> i32 {
+    tree::fork(&ctx, true);
     0
 }
 
 /// Entry of `sched_process_exec(task, old_pid, bprm)`.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn shmtrace_exec(_ctx: BtfTracePointContext) -> i32 {
-    tree::exec();
+    tree::exec(false);
+    0
+}
+
+/// The same before 5.12.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn shmtrace_exec_old(_ctx: BtfTracePointContext) -> i32 {
+    tree::exec(true);
     0
 }
 
 /// Entry of `sched_process_exit(task)`.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn shmtrace_exit(ctx: BtfTracePointContext) -> i32 {
-    tree::exit(&ctx);
+    tree::exit(&ctx, false);
+    0
+}
+
+/// The same before 5.12.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn shmtrace_exit_old(ctx: BtfTracePointContext) -> i32 {
+    tree::exit(&ctx, true);
     0
 }
 

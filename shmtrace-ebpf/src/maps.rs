@@ -10,10 +10,16 @@ use shmtrace_common::{
     MAX_PROCESSES, PID_SLOTS, Process,
 };
 
+use crate::atomic;
+
 /// Set to 1 by a loader that speaks version 3 of the ABI; probes that lack the name are refused by it, and probes
 /// whose loader does not know the name write nothing.
 #[unsafe(no_mangle)]
 pub static ABI_3: Global<u32> = Global::new(0);
+
+/// Not 0 where programs at tracepoints can be preempted; set by the loader.
+#[unsafe(no_mangle)]
+pub static PREEMPTIBLE: Global<u32> = Global::new(0);
 
 /// Field offsets on the running kernel, set by the loader.
 #[unsafe(no_mangle)]
@@ -93,24 +99,34 @@ static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 pub struct Tally {
     counters: *mut Counters,
     last: *mut Last,
+    /// See [`ring::put`](crate::ring::put).
+    pub alone: bool,
 }
 
 impl Tally {
     /// Looks them up, once for a program run.
     #[inline(always)]
-    pub fn this_cpu() -> Option<Self> {
+    pub fn this_cpu(alone: bool) -> Option<Self> {
         Some(Self {
             counters: COUNTERS.get_ptr_mut(0)?,
             last: LAST.get_ptr_mut(0)?,
+            alone,
         })
     }
 
     /// Adds one.
     #[inline(always)]
     pub fn count(self, counter: Counter) {
-        // SAFETY: the map's value lives as long as the program; a per-CPU value has no other writer but a program
-        // that interrupts this one on the same CPU, whose lost increment would show as a mismatch in the sums.
-        unsafe { (*self.counters).0[counter as usize] += 1 };
+        // SAFETY: the map's value lives as long as the program; a per-CPU value has no other writer but a program that
+        // comes in between on the same CPU, which is allowed for where that can be.
+        unsafe {
+            let count = &raw mut (*self.counters).0[counter as usize];
+            if PREEMPTIBLE.load() == 0 {
+                *count += 1;
+            } else {
+                atomic::add(count, 1);
+            }
+        }
     }
 
     /// This process used this doorbell.

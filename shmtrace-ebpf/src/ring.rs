@@ -1,8 +1,10 @@
 //! The buffers of records: one for each CPU, in arrays that the daemon maps.
 //!
 //! `bpf_ringbuf` takes a lock, two helpers and a record header for what is here a few stores: a CPU is the only writer of its
-//! buffer, and the reader looks by itself every few milliseconds. On the kernels that were measured this is half of a
-//! record's cost (docs/benchmarks.md).
+//! buffer, and the reader looks by itself every few milliseconds (docs/benchmarks.md has the difference).
+//!
+//! One CPU can be in the middle of several records: `fexit` programs can be preempted on all kernels, and from 7.0 on those
+//! at tracepoints. So a place is reserved first, and a record is complete when it bears its own number.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -10,6 +12,8 @@ use aya_ebpf::{
     Global, bindings::BPF_F_MMAPABLE, helpers::bpf_get_smp_processor_id, macros::map, maps::Array,
 };
 use shmtrace_common::{Cursor, Record};
+
+use crate::atomic;
 
 /// Records that each CPU has room for, a power of two; set by the loader.
 #[unsafe(no_mangle)]
@@ -23,57 +27,88 @@ static RECORDS: Array<Record> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static CURSORS: Array<Cursor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Writes a record to this CPU's buffer; false if it is full, or a record of this CPU is being written.
+/// Attempts at a reservation that others come in between.
+const ATTEMPTS: usize = 4;
+
+/// Writes a record to this CPU's buffer; false if it is full. Only where nothing can come in between, or the kernel has no
+/// such instruction (before 5.12), `alone` is allowed.
 #[inline(always)]
-pub fn put(record: impl FnOnce(u32) -> Record) -> bool {
+pub fn put(alone: bool, record: impl FnOnce(u32) -> Record) -> bool {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let Some(cursor) = CURSORS.get_ptr_mut(cpu) else {
         return false; // came online after the loader had counted them
     };
+    // SAFETY: the cursor lives as long as the map, and programs are not moved to another CPU while they run.
+    let Some(number) = (unsafe { reserve(cursor, alone) }) else {
+        return false;
+    };
     let room = ROOM.load();
-    // SAFETY: the cursor lives as long as the map. This CPU alone writes `head` and `writing`, and programs are not moved
-    // to another while they run; `tail` is written by the daemon, one aligned word.
+    let place = cpu * room + (number as u32 & room.wrapping_sub(1));
+    let Some(at) = RECORDS.get_ptr_mut(place) else {
+        return false;
+    };
+    // SAFETY: the place is reserved for this record, and the daemon reads it when it bears its number.
     unsafe {
-        let head = (&raw const (*cursor).head).read_volatile();
-        let tail = (&raw const (*cursor).tail).read_volatile();
-        let writing = &raw mut (*cursor).writing;
-        if head.wrapping_sub(tail) >= u64::from(room) || writing.read_volatile() != 0 {
-            return false;
-        }
-        let place = cpu * room + (head as u32 & room.wrapping_sub(1));
-        let Some(at) = RECORDS.get_ptr_mut(place) else {
-            return false;
-        };
-        writing.write_volatile(1);
         at.write(record(cpu));
-        publish(&raw mut (*cursor).head, head + 1);
-        writing.write_volatile(0);
-        true
+        complete(at, Record::mark(number));
+    }
+    true
+}
+
+/// The number of the next record, if there is room for it.
+///
+/// # Safety
+/// `cursor` is this CPU's.
+#[inline(always)]
+unsafe fn reserve(cursor: *mut Cursor, alone: bool) -> Option<u64> {
+    // SAFETY: aligned words: `head` is this CPU's, `tail` is written by the daemon.
+    unsafe {
+        let tail = (&raw const (*cursor).tail).read_volatile();
+        let head = &raw mut (*cursor).head;
+        for _ in 0..ATTEMPTS {
+            let number = head.read_volatile();
+            if number.wrapping_sub(tail) >= u64::from(ROOM.load()) {
+                return None;
+            }
+            if alone {
+                head.write_volatile(number + 1);
+                return Some(number);
+            }
+            if atomic::compare_exchange(head, number, number + 1) {
+                return Some(number);
+            }
+        }
+        None
     }
 }
 
-/// Makes the record visible before the head.
+/// Marks a record as complete, after all of it was written.
 ///
 /// # Safety
-/// `head` is this CPU's.
+/// The record's place is reserved.
 #[cfg(not(bpf_target_arch = "aarch64"))]
 #[inline(always)]
-unsafe fn publish(head: *mut u64, value: u64) {
+unsafe fn complete(record: *mut Record, mark: u32) {
     // x86 keeps the order of stores; so must the compiler.
     compiler_fence(Ordering::Release);
     // SAFETY: as for the caller.
-    unsafe { head.write_volatile(value) };
+    unsafe { (&raw mut (*record).mark).write_volatile(mark) };
 }
 
-/// The same where the CPU may reorder stores: a fetching atomic is a full barrier.
+/// The same where the CPU may reorder stores: an exchange that succeeds is a full barrier. It takes the whole word, whose
+/// lower half is the fd.
 ///
 /// # Safety
-/// `head` is this CPU's.
+/// The record's place is reserved.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-unsafe fn publish(head: *mut u64, value: u64) {
+unsafe fn complete(record: *mut Record, mark: u32) {
     compiler_fence(Ordering::Release);
-    // SAFETY: as for the caller.
-    unsafe { core::sync::atomic::AtomicU64::from_ptr(head) }.swap(value, Ordering::SeqCst);
+    // SAFETY: as for the caller; `fd` and `mark` share an aligned word.
+    unsafe {
+        let word = (&raw mut (*record).fd).cast::<u64>();
+        let fd = word.read_volatile();
+        atomic::compare_exchange(word, fd, fd | u64::from(mark) << 32);
+    }
 }

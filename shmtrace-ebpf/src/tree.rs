@@ -18,14 +18,15 @@ use crate::{
 };
 
 /// A task of the tree started another: if that is a process, it inherits memory and doorbells.
-pub fn fork(ctx: &BtfTracePointContext) {
+#[inline(always)]
+pub fn fork(ctx: &BtfTracePointContext, alone: bool) {
     let parent = current_pid();
     // SAFETY: the value is plain old data; a torn copy could only mix old and new mappings of a process that maps
     // and forks at once, and the daemon writes the child's entry anew.
     let Some(process) = (unsafe { PROCESSES.get(parent) }) else {
         return;
     };
-    let Some(tally) = Tally::this_cpu() else {
+    let Some(tally) = Tally::this_cpu(alone) else {
         return;
     };
     let child = kernel::task_tgid(ctx.arg(1));
@@ -54,7 +55,8 @@ pub fn fork(ctx: &BtfTracePointContext) {
 }
 
 /// A process of the tree executed another program: its mappings are gone.
-pub fn exec() {
+#[inline(always)]
+pub fn exec(alone: bool) {
     let pid = current_pid();
     if let Some(process) = PROCESSES.get_ptr_mut(pid) {
         // SAFETY: the value lives as long as the program runs (RCU); exec leaves one thread, so no other probe of
@@ -69,21 +71,22 @@ pub fn exec() {
             (*process).last_doorbell = 0;
             (*process).image = bpf_ktime_get_ns();
         }
-        if let Some(tally) = Tally::this_cpu() {
+        if let Some(tally) = Tally::this_cpu(alone) {
             emit::other(tally, &fact(Kind::Exec, 0, 0), None);
         }
     }
 }
 
 /// A thread of the tree ended.
-pub fn exit(ctx: &BtfTracePointContext) {
+#[inline(always)]
+pub fn exit(ctx: &BtfTracePointContext, alone: bool) {
     let pid = current_pid();
     // SAFETY: only the presence counts.
     if unsafe { PROCESSES.get(pid) }.is_none() {
         return;
     }
     let last = kernel::is_last_thread(ctx.arg(0));
-    if let Some(tally) = Tally::this_cpu() {
+    if let Some(tally) = Tally::this_cpu(alone) {
         emit::other(
             tally,
             &fact(Kind::Exit, 0, if last { FLAG_PROCESS } else { 0 }),

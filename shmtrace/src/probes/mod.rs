@@ -109,11 +109,13 @@ impl Probes {
 
         let mut loader = EbpfLoader::new();
         let (cpus, room) = buffers(buffer_bytes)?;
+        let preemptible = u32::from(is_preemptible());
         loader
             .btf(Some(&btf))
             .override_global(ABI_GLOBAL, &1_u32, true)
             .override_global("OFFSETS", &offsets, true)
             .override_global("ROOM", &room, true)
+            .override_global("PREEMPTIBLE", &preemptible, true)
             .map_max_entries("CURSORS", cpus)
             .map_max_entries("RECORDS", cpus * room);
         let mut ebpf = loader
@@ -262,9 +264,18 @@ impl Totals {
 
 /// Programs by name, with their tracepoints; where two stand for one, the first that loads is used.
 const PROGRAMS: [(&str, &[&str]); 4] = [
-    ("sched_process_fork", &["shmtrace_fork"]),
-    ("sched_process_exec", &["shmtrace_exec"]),
-    ("sched_process_exit", &["shmtrace_exit"]),
+    (
+        "sched_process_fork",
+        &["shmtrace_fork", "shmtrace_fork_old"],
+    ),
+    (
+        "sched_process_exec",
+        &["shmtrace_exec", "shmtrace_exec_old"],
+    ),
+    (
+        "sched_process_exit",
+        &["shmtrace_exit", "shmtrace_exit_old"],
+    ),
     (
         "sched_switch",
         &["shmtrace_sched_switch", "shmtrace_sched_switch_old"],
@@ -272,7 +283,7 @@ const PROGRAMS: [(&str, &[&str]); 4] = [
 ];
 
 /// Every system call of everybody, for kernels without [`AT_SOCKETS`].
-const AT_CALLS: (&str, &str) = ("sys_exit", "shmtrace_sys_exit");
+const AT_CALLS: (&str, &[&str]) = ("sys_exit", &["shmtrace_sys_exit", "shmtrace_sys_exit_old"]);
 
 /// Where signals pass through sockets (from 6.3) and mappings are made, with the programs there.
 const AT_SOCKETS: [(&str, &str); 3] = [
@@ -284,36 +295,42 @@ const AT_SOCKETS: [(&str, &str); 3] = [
 /// Attaches fork, exec and exit first, so that no child of a process entered later can be missed.
 fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<FailedSends, ProbeError> {
     for (tracepoint, variants) in PROGRAMS {
-        let mut last = None;
-        for name in variants {
-            match attach_one(ebpf, btf, tracepoint, name) {
-                Ok(()) => {
-                    last = None;
-                    break;
-                }
-                Err(e) => {
-                    tracing::debug!(program = name, "not usable here: {e}");
-                    last = Some(e);
-                }
-            }
-        }
-        if let Some(error) = last {
-            return Err(denied_or_failed(
-                &format!("attach to tracepoint {tracepoint}"),
-                error,
-            ));
-        }
+        attach_first(ebpf, btf, tracepoint, variants)?;
     }
     match attach_at_sockets(ebpf, btf) {
         Ok(()) => Ok(FailedSends::attach(ebpf, btf)),
         Err(e) => {
             tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
-            let (tracepoint, name) = AT_CALLS;
-            attach_one(ebpf, btf, tracepoint, name)
-                .map_err(|e| denied_or_failed(&format!("attach to tracepoint {tracepoint}"), e))?;
+            let (tracepoint, variants) = AT_CALLS;
+            attach_first(ebpf, btf, tracepoint, variants)?;
             Ok(FailedSends::ForFree)
         }
     }
+}
+
+/// Attaches the first of these programs that this kernel takes.
+fn attach_first(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    tracepoint: &str,
+    variants: &[&str],
+) -> Result<(), ProbeError> {
+    let mut last = None;
+    for name in variants {
+        match attach_one(ebpf, btf, tracepoint, name) {
+            Ok(()) => return Ok(()),
+            Err(e) => {
+                tracing::debug!(program = name, "not usable here: {e}");
+                last = Some(e);
+            }
+        }
+    }
+    last.map_or(Ok(()), |e| {
+        Err(denied_or_failed(
+            &format!("attach to tracepoint {tracepoint}"),
+            e,
+        ))
+    })
 }
 
 /// Attaches the programs that watch sockets, all or none.
@@ -359,6 +376,17 @@ fn return_freed_memory() {
     unsafe {
         libc::malloc_trim(0)
     };
+}
+
+/// Whether programs at tracepoints can be preempted: to be sure, on every kernel that is newer than those that were seen
+/// not to let them be. It only makes counting a little dearer.
+fn is_preemptible() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release
+        .split('.')
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) > (Some(6), Some(18))
 }
 
 /// How many CPUs need a buffer, and how many records each of these has room for: a power of two.

@@ -1,11 +1,12 @@
 //! The probes' buffers of records, mapped: one for each CPU, read without a system call.
 //!
-//! The writer's side is `shmtrace-ebpf/src/ring.rs`. Both count records since the start; number n lies at n modulo the room.
+//! The writer's side is `shmtrace-ebpf/src/ring.rs`. Both count records since the start; number n lies at n modulo the room
+//! and is complete when it bears its mark.
 
 use std::{
     io, mem,
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -20,7 +21,7 @@ pub(super) struct Rings {
     records: MmapRaw,
     cpus: usize,
     room: u64,
-    /// For each CPU, how far it was read, and how far it had written when the present reading began.
+    /// For each CPU, how far it was read, and how far it had begun to write when the present reading began.
     spans: Vec<(u64, u64)>,
     /// The next record of each CPU that has one; here to be used again.
     next: Vec<(usize, Record)>,
@@ -29,8 +30,10 @@ pub(super) struct Rings {
 /// What a reading found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Drained {
-    /// Records of no known kind, or overwritten before they were read: neither can be without an error in the probes.
+    /// Records of no known kind, or more of them than there is room for: neither can be without an error in the probes.
     pub foreign: u64,
+    /// A record was begun and is not complete: what lies behind it comes with a later reading.
+    pub unfinished: bool,
     /// A buffer was more than an eighth full: the next reading should not wait long.
     pub busy: bool,
 }
@@ -89,21 +92,31 @@ impl Rings {
         }
         self.next = next;
         for cpu in 0..self.cpus {
+            let (read, until) = self.spans[cpu];
+            drained.unfinished |= read != until;
             self.release(cpu);
         }
         drained
     }
 
-    /// Takes one record of a CPU, if the present reading has one left.
+    /// Takes one record of a CPU, if the present reading has a complete one left.
     fn take(&mut self, cpu: usize) -> Option<Record> {
         let (read, until) = self.spans[cpu];
         if read == until {
             return None;
         }
         let place = cpu * self.room as usize + (read % self.room) as usize;
-        // SAFETY: inside of the mapping, and any bytes are a record. The writer does not touch it before it sees a tail
-        // beyond it.
-        let record = unsafe { start::<Record>(&self.records).add(place).read_volatile() };
+        // SAFETY: inside of the mapping, and any bytes are a record. The mark is an aligned word that is only accessed
+        // whole. Once it shows that the record is complete, the writer does not touch it before it sees a tail beyond it.
+        let record = unsafe {
+            let record = start::<Record>(&self.records).add(place);
+            // Acquire: the rest was written before the mark.
+            let mark = AtomicU32::from_ptr(&raw mut (*record).mark).load(Ordering::Acquire);
+            if mark != Record::mark(read) {
+                return None;
+            }
+            record.read_volatile()
+        };
         self.spans[cpu].0 = read + 1;
         if (read + 1) % BATCH == 0 {
             self.release(cpu);
@@ -166,9 +179,21 @@ mod tests {
                 let record = start::<Record>(&self.records).add(place);
                 (*record).at = at;
                 (*record).kind = kind;
+                (*record).mark = Record::mark(head);
                 (*cursor).head = head + 1;
             }
             true
+        }
+
+        /// Takes the mark from the record written last, as if it were still being written.
+        fn unfinish(&self, cpu: usize, unfinished: bool) {
+            // SAFETY: as above.
+            unsafe {
+                let head = (*start::<Cursor>(&self.cursors).add(cpu)).head - 1;
+                let place = cpu * ROOM as usize + (head % u64::from(ROOM)) as usize;
+                let mark = if unfinished { 0 } else { Record::mark(head) };
+                (*start::<Record>(&self.records).add(place)).mark = mark;
+            }
         }
     }
 
@@ -219,8 +244,8 @@ mod tests {
             assert_eq!(
                 drained,
                 Drained {
-                    foreign: 0,
-                    busy: true
+                    busy: true,
+                    ..Drained::default()
                 }
             );
         }
@@ -237,16 +262,42 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_ran_away_yields_the_latest_records_and_says_how_many_are_gone() {
+    fn a_head_that_ran_away_says_how_many_are_gone() {
         let (writer, mut rings) = pair();
         // SAFETY: nobody else is there.
         unsafe { (*start::<Cursor>(&writer.cursors)).head = u64::from(ROOM) + 7 };
         let (seen, drained) = times(&mut rings);
         assert!(seen.is_empty());
-        assert_eq!(
-            drained.foreign,
-            7 + u64::from(ROOM),
-            "and the rest is of no kind"
-        );
+        assert_eq!(drained.foreign, 7);
+    }
+
+    #[test]
+    fn an_unfinished_record_holds_back_its_own_cpu_only() {
+        let (writer, mut rings) = pair();
+        for lap in 0..2 {
+            let first = lap * 10_000;
+            writer.put(0, first, Kind::Ring as u8);
+            writer.put(0, first + 2, Kind::Ring as u8);
+            writer.unfinish(0, true);
+            writer.put(0, first + 3, Kind::Ring as u8);
+            writer.put(1, first + 4, Kind::Ring as u8);
+            let (seen, drained) = times(&mut rings);
+            assert_eq!(seen, [first, first + 4]);
+            assert!(drained.unfinished);
+
+            // Now the one in the middle is complete.
+            // SAFETY: nobody else is there.
+            unsafe { (*start::<Cursor>(&writer.cursors)).head -= 1 };
+            writer.unfinish(0, false);
+            writer.put(0, first + 3, Kind::Ring as u8);
+            let (seen, drained) = times(&mut rings);
+            assert_eq!(seen, [first + 2, first + 3]);
+            assert_eq!(drained, Drained::default());
+            // Another lap: what lies there bears an old mark.
+            for at in 0..u64::from(ROOM) - 3 {
+                writer.put(0, first + 10 + at, Kind::Ring as u8);
+            }
+            assert_eq!(times(&mut rings).0.len(), ROOM as usize - 3);
+        }
     }
 }

@@ -135,7 +135,7 @@ mod tests {
             hub: 0,
             arg: 99,
             fd: 5,
-            pad: 0,
+            mark: 0,
             rings: [4, 3, 2, 1],
         }
     }

@@ -96,6 +96,7 @@ pub struct Session<'a> {
     /// Forks, exits and the like may have been among the records lost since the last refresh.
     lost_since_refresh: bool,
     shown_alive: Mono,
+    /// Every record from before has been taken.
     last_drain: Mono,
     /// When the probes' counters were read last.
     counted: Mono,
@@ -265,7 +266,10 @@ impl<'a> Session<'a> {
             }
             self.counted = now;
         }
-        self.last_drain = now;
+        // What lies behind an unfinished record is from after the drain before.
+        if !drained.unfinished {
+            self.last_drain = now;
+        }
         for record in &records {
             self.record(record)?;
         }
