@@ -10,7 +10,8 @@ use crate::support::{Host, Kind, Ran, Target, run, shmtrace};
 fn contained(kind: Kind) -> Host {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
-    command.args(["bash", "-c", "\"$@\" & wait", "bash"]);
+    // The namespace outlives the host: its end would take whoever else is in it along.
+    command.args(["bash", "-c", "\"$@\" & wait; sleep 1000", "bash"]);
     command.arg(kind.program());
     let fault: &[&str] = match kind {
         Kind::Sim => &["--fault", "consumed-then-slept:peer=1,after=50"],
