@@ -37,6 +37,8 @@ pub(crate) struct Case<'a> {
     /// The producer is alive and has no fd of its end of the doorbell: whatever it sends there fails with EBADF, or goes to
     /// what took the fd's place.
     pub(crate) end_closed: bool,
+    /// A send on an fd that was no socket at that time would have left no record.
+    pub(crate) failed_sends_unseen: bool,
 }
 
 /// The cause of a stuck state.
@@ -193,6 +195,8 @@ fn unannounced(case: &Case<'_>) -> Verdict {
 fn no_ring(case: &Case<'_>) -> Cause {
     if case.end_closed {
         Cause::RingFailed
+    } else if case.failed_sends_unseen {
+        Cause::Unknown
     } else {
         Cause::NeverRung
     }

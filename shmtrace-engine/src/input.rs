@@ -269,6 +269,9 @@ pub struct LaneObservation {
     pub producer: ProcessObservation,
     /// What could not be read, in words; empty when all could.
     pub missing: Vec<String>,
+    /// Sends on fds that are no socket left no record lately.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub failed_sends_unseen: bool,
 }
 
 /// A process at one instant.

@@ -134,6 +134,23 @@ fn before_the_first_ring_a_ring_from_before_the_trace_may_be_meant() {
 }
 
 #[test]
+fn where_failed_sends_are_not_seen_nobody_is_said_not_to_have_rung() {
+    for (fault, cause) in [
+        (never_rung as Fault, Cause::Unknown),
+        (ring_failed_unseen, Cause::RingFailed),
+        (rung_before_publish, Cause::RungBeforePublish),
+    ] {
+        let mut world = World::new(2);
+        world.sight.failed_sends_unseen = true;
+        world.wait(30 * MS);
+        world.round_trips(0, 33);
+        fault(&mut world);
+        world.wait(300 * MS);
+        world.assert_missed(to_peer(0), Code::MissedWakeup, Some(cause));
+    }
+}
+
+#[test]
 fn a_take_just_before_the_signal_may_be_of_either() {
     // Clocks of two CPUs may differ, so the take may have been the token's; only a count that began in quiet tells.
     let mut world = World::new(1);

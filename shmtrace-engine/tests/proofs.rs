@@ -92,6 +92,7 @@ fn stuck(at_ms: u64) -> LaneObservation {
         consumer: process(PLUGIN),
         producer: process(HOST),
         missing: Vec::new(),
+        failed_sends_unseen: false,
     }
 }
 

@@ -314,6 +314,7 @@ impl Engine {
             doubtful: &doubtful,
             blind: false,
             end_closed: seen.producer.alive && seen.producer.has_end == Some(false),
+            failed_sends_unseen: seen.failed_sends_unseen,
         })
     }
 

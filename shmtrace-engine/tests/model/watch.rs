@@ -252,6 +252,7 @@ impl Watch {
             consumer: process(PLUGIN, threads(2, self.setup.workers)),
             producer: process(HOST, threads(0, self.setup.producers)),
             missing: Vec::new(),
+            failed_sends_unseen: false,
         }
     }
 }

@@ -183,6 +183,7 @@ impl World {
             consumer: self.process(consumer),
             producer: self.process(producer),
             missing: Vec::new(),
+            failed_sends_unseen: self.sight.failed_sends_unseen,
         }
     }
 

@@ -92,6 +92,8 @@ pub struct Ring {
 pub struct Sight {
     /// No record is handed in.
     pub blind: bool,
+    /// Sends on closed fds leave no record.
+    pub failed_sends_unseen: bool,
     /// Producers have no fd of their ends.
     pub ends_closed: bool,
     /// Queues cannot be read.

@@ -71,6 +71,7 @@ pub(super) fn observe(world: &mut Discovery, lane: LaneId) -> Option<LaneObserva
         consumer,
         producer,
         missing,
+        failed_sends_unseen: false,
         finished: mono_now(),
     })
 }

@@ -67,6 +67,15 @@ impl FailedSends {
         }
     }
 
+    /// Whether some may be missing, if they were to be done without lately or not.
+    pub(super) fn may_miss(&self, lately: bool) -> bool {
+        match self {
+            Self::ForFree => false,
+            Self::Classic(_) => lately,
+            Self::Unseen(_) => true,
+        }
+    }
+
     /// Sees them, or not, where not seeing them makes a difference to others.
     pub(super) fn watch(&mut self, ebpf: &mut Ebpf, watch: bool) {
         let Self::Classic(links) = self else { return };

@@ -216,6 +216,11 @@ impl Probes {
         self.failed_sends.watch(&mut self.ebpf, watch);
     }
 
+    /// Whether sends on closed fds may have left no record; `lately` says whether they were to be done without lately.
+    pub fn may_miss_failed_sends(&self, lately: bool) -> bool {
+        self.failed_sends.may_miss(lately)
+    }
+
     /// Why sends on closed fds are not seen, if they are not.
     pub fn blind_to_failed_sends(&self) -> Option<&str> {
         self.failed_sends.blind()

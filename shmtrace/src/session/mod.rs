@@ -59,6 +59,8 @@ const BUSY_TICK: Duration = Duration::from_millis(1);
 const REFRESH: u64 = 100_000_000;
 /// How often the lanes are looked at while no record comes and nothing waits in them.
 const SWEEP: u64 = 100_000_000;
+/// What happened while sends on closed fds were not seen can be the cause of what is found so much later, ns.
+const UNSEEN: u64 = 5_000_000_000;
 /// Records may be handed over this much later than they were made: an interrupted writer holds back its CPU's ring.
 /// Measured: 0.3 ms on this kernel, 16 ms in a virtual machine whose CPU is taken away.
 const LATEST_RECORD: u64 = 20_000_000;
@@ -389,15 +391,24 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Whether sends on closed fds may have left no record lately.
+    fn failed_sends_unseen(&self) -> bool {
+        let since = self.pace.fast_until();
+        let lately = since.is_some_and(|at| mono_now().since(at) < UNSEEN);
+        self.probes.may_miss_failed_sends(lately)
+    }
+
     fn look(&mut self, request: Request) -> anyhow::Result<()> {
         match request {
             Request::ObserveLane(lane) => {
-                if let Some(seen) = self.observer.lane(&mut self.discovery, lane) {
+                if let Some(mut seen) = self.observer.lane(&mut self.discovery, lane) {
+                    seen.failed_sends_unseen = self.failed_sends_unseen();
                     self.judge.tell(Input::Lane(Box::new(seen)))?;
                 }
             }
             Request::ObserveClosely(lane) => {
-                if let Some(seen) = self.observer.lane_closely(&mut self.discovery, lane) {
+                if let Some(mut seen) = self.observer.lane_closely(&mut self.discovery, lane) {
+                    seen.failed_sends_unseen = self.failed_sends_unseen();
                     self.judge.tell(Input::Lane(Box::new(seen)))?;
                 }
             }

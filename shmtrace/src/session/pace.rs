@@ -4,10 +4,10 @@ use shmtrace_engine::Mono;
 
 /// A rate is taken over this long, ns.
 const WINDOW: u64 = 100_000_000;
-/// From so many records in a window on they are many: 50,000 a second.
-const MANY: u64 = 5_000;
+/// From so many records in a window on they are many: 200,000 a second.
+const MANY: u64 = 20_000;
 /// Up to so many they are few.
-const FEW: u64 = 2_000;
+const FEW: u64 = 10_000;
 /// After so many windows with few, the load is over.
 const CALM: u32 = 10;
 
@@ -18,12 +18,17 @@ pub(super) struct Pace {
     records: u64,
     calm: u32,
     fast: bool,
+    /// The latest look while they were very many.
+    fast_until: Option<Mono>,
 }
 
 impl Pace {
     /// Counts records; true while there are very many, or were a second ago.
     pub(super) fn is_fast(&mut self, now: Mono, records: usize) -> bool {
         self.records += records as u64;
+        if self.fast {
+            self.fast_until = Some(now);
+        }
         if now.since(self.window) < WINDOW {
             return self.fast;
         }
@@ -38,6 +43,11 @@ impl Pace {
         }
         (self.window, self.records) = (now, 0);
         self.fast
+    }
+
+    /// When there were very many last.
+    pub(super) fn fast_until(&self) -> Option<Mono> {
+        self.fast_until
     }
 }
 
@@ -54,12 +64,13 @@ mod tests {
             pace.is_fast(Mono(now), records)
         };
         assert!(!after(1_000));
-        assert!(!after(4_999), "between few and many nothing changes");
-        assert!(after(5_000));
-        assert!(after(3_000), "between few and many nothing changes");
+        assert!(!after(19_999), "between few and many nothing changes");
+        assert!(after(20_000));
+        assert!(after(13_000), "between few and many nothing changes");
         for _ in 1..CALM {
             assert!(after(0));
         }
         assert!(!after(0));
+        assert!(pace.fast_until() >= Some(Mono(now - 2 * WINDOW)));
     }
 }

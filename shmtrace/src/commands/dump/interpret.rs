@@ -298,6 +298,7 @@ mod tests {
             },
             producer: ProcessObservation::default(),
             missing: Vec::new(),
+            failed_sends_unseen: false,
         }
     }
 
