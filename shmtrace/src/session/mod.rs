@@ -64,6 +64,8 @@ const UNSEEN: u64 = 5_000_000_000;
 /// Records may be handed over this much later than they were made: an interrupted writer holds back its CPU's ring.
 /// Measured: 0.3 ms on this kernel, 16 ms in a virtual machine whose CPU is taken away.
 const LATEST_RECORD: u64 = 20_000_000;
+/// How often it is looked whether processes ended without a record, ns.
+const REAP: u64 = 1_000_000_000;
 /// How often a sign of life is shown.
 const SIGN_OF_LIFE: u64 = 250_000_000;
 
@@ -90,6 +92,8 @@ pub struct Session<'a> {
     judge: Judge,
     tally: Tally,
     report: &'a mut dyn Report,
+    /// Not reported yet.
+    notes: Vec<String>,
     samples: Vec<Sample>,
     records: Vec<Record>,
     refreshed: Mono,
@@ -98,6 +102,7 @@ pub struct Session<'a> {
     /// Forks, exits and the like may have been among the records lost since the last refresh.
     lost_since_refresh: bool,
     shown_alive: Mono,
+    reaped: Mono,
     /// Every record from before has been taken.
     last_drain: Mono,
     /// When the probes' counters were read last.
@@ -131,12 +136,14 @@ impl<'a> Session<'a> {
             judge,
             tally: Tally::new(now),
             report,
+            notes: Vec::new(),
             samples: Vec::new(),
             records: Vec::new(),
             refreshed: Mono(0),
             hinted: true,
             lost_since_refresh: false,
             shown_alive: now,
+            reaped: now,
             last_drain: now,
             counted: now,
             swept: Mono(0),
@@ -145,6 +152,9 @@ impl<'a> Session<'a> {
             pace: Pace::default(),
         };
         session.judge.step(Step::Attached(now))?;
+        // Whoever reads the header may count on it that everything from now on is seen.
+        session.refresh(mono_now())?;
+        session.sweep(mono_now())?;
         session.report.header(&Header {
             roots: options.roots.clone(),
             kernel,
@@ -210,6 +220,10 @@ impl<'a> Session<'a> {
         if self.hinted || now.since(self.refreshed) >= REFRESH {
             self.refresh(now)?;
         }
+        for note in std::mem::take(&mut self.notes) {
+            self.report.note(&note)?;
+            self.tally.note(note);
+        }
         let now = mono_now();
         if self.discovery.wants_rings() {
             self.hinted |= self.discovery.infer(now);
@@ -219,6 +233,13 @@ impl<'a> Session<'a> {
         }
         self.advance(now)?;
         self.serve(now)?;
+        if now.since(self.reaped) >= REAP {
+            self.reaped = now;
+            for proc in self.tree.reap(&mut self.probes) {
+                self.discovery.hint(Hint::Exited { pid: proc.pid });
+                self.ended(proc, now)?;
+            }
+        }
         if now.since(self.shown_alive) >= SIGN_OF_LIFE {
             self.shown_alive = now;
             self.report.alive(
@@ -353,10 +374,7 @@ impl<'a> Session<'a> {
                 member.saw_fd(fd, socket.0);
             }
         }
-        for note in changes.notes {
-            self.report.note(&note)?;
-            self.tally.note(note);
-        }
+        self.notes.extend(changes.notes);
         self.tally.unsupported |= changes.unsupported;
         for topology in changes.topology {
             self.judge.tell(Input::Topology(topology))?;

@@ -14,6 +14,8 @@ use crate::{exit::Refusal, observe::mono_now, probes::Probes, process};
 
 /// Scans after which a tree that never stops forking is taken as it is; the probes know the rest.
 const MOST_SCANS: usize = 16;
+/// Members looked at each time whether they are still there.
+const MOST_LOOKS: usize = 512;
 /// Fds of a process whose sockets are remembered.
 const MOST_FDS: usize = 4096;
 
@@ -21,6 +23,10 @@ const MOST_FDS: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     members: BTreeMap<u32, Member>,
+    /// Members that were dead when they were looked at last, though no record said so.
+    dead: BTreeSet<u32>,
+    /// Where the next look begins.
+    looked_at: u32,
 }
 
 /// One process.
@@ -126,6 +132,30 @@ impl Tree {
     /// No process is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Removes members that ended without a record: they were ending when they were entered, and the probes did not know
+    /// them yet. Who is dead twice, a second apart, is no record's business any more. Looks at a part of a large tree.
+    pub(crate) fn reap(&mut self, probes: &mut Probes) -> Vec<ProcId> {
+        let from_here = self.members.range(self.looked_at..);
+        let look: Vec<(u32, ProcId)> = from_here
+            .chain(self.members.range(..self.looked_at))
+            .take(MOST_LOOKS)
+            .map(|(pid, member)| (*pid, member.id))
+            .collect();
+        self.looked_at = look.last().map_or(0, |(pid, _)| pid.wrapping_add(1));
+        let mut gone = Vec::new();
+        for (pid, id) in look {
+            if id_of(pid) == Some(id) {
+                self.dead.remove(&pid);
+            } else if !self.dead.insert(pid) {
+                self.dead.remove(&pid);
+                probes.forget(pid);
+                gone.extend(self.exited(pid));
+            }
+        }
+        self.dead.retain(|pid| self.members.contains_key(pid));
+        gone
     }
 
     /// Compares with `/proc` after records were lost: who is gone, who came unseen.
