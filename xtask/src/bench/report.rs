@@ -68,12 +68,13 @@ impl Report {
     fn write(&self, bench: &Bench, text: &mut String) -> std::fmt::Result {
         writeln!(
             text,
-            "Measured by `cargo xtask bench --pairs {} --millis {} --transport {}` on {}. A host and one plugin call each other; \
+            "Measured by `cargo xtask bench --pairs {} --millis {} --transport {}{}` on {}. A host and one plugin call each other; \
              each figure is a median of {} pairs of measurements, without and with the tracer in turn on the same processes, with the lowest \
              and the highest in brackets.\n",
             bench.pairs,
             bench.millis,
             bench.transport,
+            if bench.alone { " --alone" } else { "" },
             machine(),
             bench.pairs
         )?;
