@@ -1,7 +1,7 @@
 //! The buffers of records: one for each CPU, in arrays that the daemon maps.
 //!
 //! `bpf_ringbuf` takes a lock, two helpers and a record header for what is here a few stores: a CPU is the only writer of its
-//! buffer, and the reader looks by itself every few milliseconds (docs/benchmarks.md has the difference).
+//! buffer, and the reader looks by itself every few milliseconds.
 //!
 //! One CPU can be in the middle of several records: `fexit` programs can be preempted on all kernels, and from 7.0 on those
 //! at tracepoints. So a place is reserved first, and a record is complete when it bears its own number.
