@@ -56,7 +56,7 @@ pub fn is_bystander(pid: u32) -> bool {
 
 /// From now on this pid is no bystander's. Before it is entered into [`PROCESSES`].
 #[inline(always)]
-pub fn is_traced(pid: u32) {
+pub fn mark_traced(pid: u32) {
     if let Some(entry) = PIDS.get_ptr_mut(pid % PID_SLOTS) {
         // SAFETY: an aligned word, which everybody only ever sets to 1.
         unsafe { entry.write_volatile(1) };
@@ -81,14 +81,14 @@ pub static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The doorbell that each CPU saw used last.
 #[map]
-pub static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
+static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
 
 /// A doorbell, and who used it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Last {
-    pub pid: u32,
-    pub slot: u32,
+struct Last {
+    pid: u32,
+    slot: u32,
 }
 
 #[map]

@@ -14,7 +14,7 @@ use shmtrace_common::{Counter, FLAG_PROCESS, HubMapping, Kind, MAX_HUBS_PER_PROC
 use crate::{
     emit::{self, Fact},
     kernel,
-    maps::{PROCESSES, Tally, is_traced},
+    maps::{PROCESSES, Tally, mark_traced},
 };
 
 /// A task of the tree started another: if that is a process, it inherits memory and doorbells.
@@ -36,7 +36,7 @@ pub fn fork(ctx: &BtfTracePointContext, alone: bool) {
     let mut copy = *process;
     // SAFETY: a helper without arguments.
     copy.image = unsafe { bpf_ktime_get_ns() };
-    is_traced(child);
+    mark_traced(child);
     if PROCESSES
         .insert(child, copy, u64::from(BPF_NOEXIST))
         .is_err()
