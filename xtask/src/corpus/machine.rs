@@ -9,6 +9,7 @@ pub(crate) struct Watch {
     started: Instant,
     busy: u64,
     all: u64,
+    commit: String,
 }
 
 /// How busy the machine was.
@@ -37,26 +38,30 @@ impl Watch {
             started: Instant::now(),
             busy,
             all,
+            // Now: another one may be checked out before the run is over.
+            commit: said("git", &["rev-parse", "--short", "HEAD"]),
         }
     }
 
     pub(crate) fn load(&self) -> Load {
         let (busy, all) = ticks();
         let all = all.saturating_sub(self.all).max(1);
-        let said = |program: &str, args: &[&str]| {
-            crate::process::output(&mut crate::process::command(program, args.iter().copied()))
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        };
         Load {
             kernel: said("uname", &["-r"]),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
             busy_percent: busy.saturating_sub(self.busy) * 100 / all,
             seconds: self.started.elapsed().as_secs(),
-            commit: said("git", &["rev-parse", "--short", "HEAD"]),
+            commit: self.commit.clone(),
         }
     }
+}
+
+/// What a program prints, empty if it does not run.
+fn said(program: &str, args: &[&str]) -> String {
+    crate::process::output(&mut crate::process::command(program, args.iter().copied()))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Ticks that the processors were busy, and all ticks.
