@@ -1,10 +1,10 @@
 //! `explain`, `completions`, `man`, `schema`, `doctor`, and help: what is read rather than run.
 
-use std::{os::unix::process::CommandExt as _, process::Command};
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Host, Kind, Ran, program_for_all, run, shmtrace};
+use crate::support::{Host, Kind, Ran, program_for_all, run, run_as_nobody, shmtrace};
 
 #[test]
 fn explain_lists_and_shows_pages() {
@@ -145,14 +145,7 @@ fn doctor_says_yes_as_root() {
 #[ignore = "privileged: run by cargo xtask test"]
 fn doctor_says_no_with_remedies_to_others() {
     let (_folder, program) = program_for_all();
-    let output = Command::new(&program)
-        .args(["doctor", "--json"])
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .unwrap();
-    let ran = Ran::from(output);
+    let ran = run_as_nobody(&program, &["doctor", "--json"]);
     assert_eq!(ran.code, Some(5), "{ran:?}");
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(json["can_trace"], false);

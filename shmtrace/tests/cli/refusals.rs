@@ -1,7 +1,5 @@
 //! Wrong calls: each is refused with what to do instead, and with the exit code that scripts rely on.
 
-use std::process::Command;
-
 use crate::support::{Ran, Target, run, shmtrace};
 
 /// Arguments, exit code, and words of the message.
@@ -194,7 +192,6 @@ fn switches_take_what_people_write_into_the_environment() {
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn without_rights_each_command_refuses_with_the_remedy() {
-    use std::os::unix::process::CommandExt as _;
     let (_folder, program) = crate::support::program_for_all();
     let host = crate::support::Host::healthy(crate::support::Kind::Sim);
     let tree = host.arg();
@@ -208,14 +205,7 @@ fn without_rights_each_command_refuses_with_the_remedy() {
         (&["inspect", "--pid-tree", &tree], 5),
     ];
     for (args, code) in cases {
-        let output = Command::new(&program)
-            .args(*args)
-            .current_dir("/")
-            .uid(65534)
-            .gid(65534)
-            .output()
-            .unwrap();
-        let ran = Ran::from(output);
+        let ran = crate::support::run_as_nobody(&program, args);
         assert_eq!(ran.code, Some(*code), "{args:?}: {ran:?}");
         assert!(
             ran.stderr.contains("sudo") || ran.stderr.contains("root"),

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -237,10 +237,21 @@ impl Kind {
 pub(crate) fn program_for_all() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir_in("/tmp").unwrap();
     let program = folder.path().join("shmtrace");
-    std::fs::copy(env!("CARGO_BIN_EXE_shmtrace"), &program).unwrap();
+    // By another process: a file that this one has open for writing may be inherited for a moment by what another test
+    // starts, and cannot be executed meanwhile (ETXTBSY).
+    let mut copy = Command::new("cp");
+    copy.args([env!("CARGO_BIN_EXE_shmtrace").as_ref(), program.as_os_str()]);
+    assert!(copy.status().unwrap().success());
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.path(), open).unwrap();
     (folder, program)
+}
+
+/// Runs that copy as a user without any rights.
+pub(crate) fn run_as_nobody(program: &Path, args: &[&str]) -> Ran {
+    let mut command = Command::new(program);
+    command.args(args).current_dir("/").uid(65534).gid(65534);
+    Ran::from(command.output().unwrap())
 }
 
 impl Host {

@@ -116,29 +116,29 @@ def wrong_doorbell(host, peer):
     stall(host, peer, channel)
 
 
-def ring_failed(host, peer):
-    """The host's end is closed: EBADF."""
-    idle(host, peer)
-    os.close(peer.bell.fd)
-    host.waiter.bells.remove(peer.bell)
+def ring_in_vain(host, peer):
+    """Publishes, and rings on a doorbell that does not work."""
     channel = publish(host, peer)
     try:
         peer.ring()
     except OSError as error:
         host.say("fault", peer=peer.number, errno=error.errno)
     stall(host, peer, channel)
+
+
+def ring_failed(host, peer):
+    """The host's end is closed: EBADF."""
+    idle(host, peer)
+    os.close(peer.bell.fd)
+    host.waiter.bells.remove(peer.bell)
+    ring_in_vain(host, peer)
 
 
 def refused(host, peer):
     """The plugin has closed its end: ECONNREFUSED or EPIPE."""
     host.call(peer, plugin.CLOSE)
     idle(host, peer)
-    channel = publish(host, peer)
-    try:
-        peer.ring()
-    except OSError as error:
-        host.say("fault", peer=peer.number, errno=error.errno)
-    stall(host, peer, channel)
+    ring_in_vain(host, peer)
 
 
 def ring_full(host, peer):
