@@ -54,7 +54,7 @@ fn look(hub: &Path, peer: u16, pid: u32, to_host: bool) -> Look {
         Does::Idles
     } else if threads
         .iter()
-        .any(|thread| thread.tid == pid && thread.state == 'S' && !thread.in_epoll())
+        .any(|thread| thread.tid == pid && thread.blocks())
     {
         Does::Blocks
     } else {

@@ -91,7 +91,7 @@ impl Code {
             Self::SlotsStuck => "Slots that nobody will free.",
             Self::RingCorrupt => "The indexes or entries of a ring do not hold together.",
             Self::PeerDied => "A process is gone and left things behind.",
-            Self::Starved => "A thread was woken and is not run.",
+            Self::Starved => "A thread was woken and is hardly ever run.",
             Self::MemoryLimit => "The memory limit was reached.",
         }
     }

@@ -6,6 +6,7 @@ use crate::{
     ids::{Mono, SocketInode},
     input::{Indexes, LaneObservation},
     servers::Service,
+    starving::Starving,
 };
 
 /// A lane with its history.
@@ -41,8 +42,7 @@ pub(crate) struct Lane {
     pub(crate) taken_from: Option<SocketInode>,
     /// Findings so far, by class and cause.
     pub(crate) counts: std::collections::BTreeMap<(Code, Option<crate::Cause>), u64>,
-    /// An earlier observation of the same head: since then a thread that wants to run has not been run.
-    pub(crate) baseline: Option<Box<LaneObservation>>,
+    pub(crate) starving: Starving,
 }
 
 /// A lane that was stuck when last observed.

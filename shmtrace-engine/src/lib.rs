@@ -18,6 +18,7 @@ pub mod input;
 mod lane;
 mod pending;
 mod servers;
+mod starving;
 mod stuck;
 
 pub use config::{Config, Summary};

@@ -149,20 +149,55 @@ fn a_thread_that_took_a_request_and_gets_no_cpu_is_starved() {
 }
 
 #[test]
-fn a_wait_for_a_cpu_begins_anew_with_each_moment_of_it() {
+fn a_thread_that_mostly_waits_for_a_cpu_is_starved_and_one_that_gets_its_share_or_waits_shortly_is_not()
+ {
+    // How long it waits each time, and how long it then runs.
+    for (wait, run, starved) in [
+        (700 * MS, 1000, true),
+        (500 * MS, 2 * MS, true),
+        (700 * MS, 20 * MS, false),
+        (200 * MS, 1000, false),
+    ] {
+        let mut world = World::new(1);
+        world.round_trips(0, 3);
+        world.send(to_peer(0));
+        world.run(plugin(0));
+        let mut waited = 0;
+        while waited < 6000 * MS {
+            world.wait(wait);
+            waited += wait;
+            let thread = world.threads.get_mut(&plugin(0)).expect("thread");
+            thread.runs += 1;
+            thread.cpu_ns += run;
+        }
+        let expected: &[Code] = if starved { &[Code::Starved] } else { &[] };
+        assert_eq!(said(&world, State::Missed), expected, "{wait} {run}");
+    }
+}
+
+#[test]
+fn a_starved_thread_that_serves_a_call_now_and_then_stays_starved_until_it_runs_freely() {
     let mut world = World::new(1);
     world.round_trips(0, 3);
     world.send(to_peer(0));
-    world.run(plugin(0));
-    for _ in 0..3 {
+    for _ in 0..6 {
+        world.run(plugin(0));
         world.wait(700 * MS);
         let thread = world.threads.get_mut(&plugin(0)).expect("thread");
-        thread.runs += 1;
         thread.cpu_ns += 1000;
+        world.serve(to_peer(0));
+        world.send(to_peer(0));
     }
-    world.assert_clean();
-    world.wait(1500 * MS);
     assert_eq!(said(&world, State::Missed), [Code::Starved]);
+    assert_eq!(said(&world, State::Recovered), []);
+    for _ in 0..100 {
+        world.run(plugin(0));
+        world.wait(60 * MS);
+        world.serve(to_peer(0));
+        world.send(to_peer(0));
+    }
+    assert_eq!(said(&world, State::Missed), [Code::Starved]);
+    assert_eq!(said(&world, State::Recovered), [Code::Starved]);
 }
 
 #[test]

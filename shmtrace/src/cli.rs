@@ -138,6 +138,11 @@ pub fn command() -> clap::Command {
 impl Cli {
     /// Reads the command line of this process; ends it with help or a usage error where that is due.
     pub fn from_args() -> Self {
+        // A terminal without colours has none in a CI job either, where anstream would think otherwise.
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if dumb && !anstyle_query::clicolor_force() {
+            anstream::ColorChoice::Never.write_global();
+        }
         let matches = command().get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use shmtrace::{
     discover::{Changes, Discovery, Hint, ProbeUpdate, Side},
     observe::{Observer, mono_now},
@@ -17,6 +18,7 @@ use shmtrace_engine::{
     Direction, HubId, LaneId, PeerId,
     input::{PeerBinding, Topology, WaitsFor},
 };
+use sim_kit::look;
 use support::Peers;
 
 /// Refreshes until all of `peers` peers are bound, at most for 5 s.
@@ -171,11 +173,21 @@ fn several_plugins_without_arguments_wait_for_inference_and_are_observed_togethe
         peer: PeerId(1),
         direction: Direction::ToPeer,
     };
+    // A signal on its way to any of the three would leave it open whether one waits for this consumer.
+    let host = rustix::process::Pid::from_raw(peers.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(host, Signal::STOP).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let idle = |pid: &u32| look::is_idle(*pid);
+    while !(look::is_stopped(peers.pid()) && peers.plugins().values().all(idle)) {
+        assert!(Instant::now() < deadline, "plugins come to rest");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let seen = Observer::new().lane(&mut discovery, lane).unwrap();
     assert_eq!(seen.consumer.proc, None);
     assert_eq!(seen.consumer.threads.len(), 3, "one of each candidate");
-    assert!(seen.token.is_some());
+    assert_eq!(seen.token, Some(false));
     assert!(!seen.missing.is_empty());
+    rustix::process::kill_process(host, Signal::CONT).unwrap();
 }
 
 #[test]
@@ -369,10 +381,10 @@ fn a_plugin_that_is_killed_keeps_its_entry_and_is_seen_dead() {
     discover(&mut discovery, &[&peers], 2);
     // The host is stopped, so that it cannot notice.
     let host = rustix::process::Pid::from_raw(peers.pid().cast_signed()).unwrap();
-    rustix::process::kill_process(host, rustix::process::Signal::STOP).unwrap();
+    rustix::process::kill_process(host, Signal::STOP).unwrap();
     let victim = peers.plugins()[&1];
     let pid = rustix::process::Pid::from_raw(victim.cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
     while Process::open(victim).is_ok_and(|process| process.is_alive()) {
         std::thread::yield_now();
     }
@@ -394,7 +406,7 @@ fn a_plugin_that_is_killed_keeps_its_entry_and_is_seen_dead() {
     let hub = Observer::new().hub(&mut discovery, HubId(1)).unwrap();
     let alive: Vec<_> = hub.peers.iter().map(|peer| peer.alive).collect();
     assert_eq!(alive, [Some(true), Some(false)]);
-    rustix::process::kill_process(host, rustix::process::Signal::CONT).unwrap();
+    rustix::process::kill_process(host, Signal::CONT).unwrap();
 }
 
 #[test]
@@ -475,7 +487,7 @@ fn a_hub_that_is_truncated_while_it_is_observed_harms_only_its_owners() {
     // Stopped, so that they do not notice and stay mapped.
     for pid in peers.tree() {
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        rustix::process::kill_process(pid, Signal::STOP).unwrap();
     }
     fs::File::options()
         .write(true)
@@ -499,7 +511,7 @@ fn a_hub_that_is_truncated_while_it_is_observed_harms_only_its_owners() {
     let hub = peers.hub();
     for pid in peers.tree() {
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
     }
     drop(peers);
     let _gone = fs::remove_file(hub);

@@ -16,6 +16,12 @@ pub struct ThreadLook {
 }
 
 impl ThreadLook {
+    /// Whether it sleeps in a system call other than the waits of epoll. One that was woken between the two looks at it
+    /// is in none.
+    pub fn blocks(&self) -> bool {
+        self.state == 'S' && self.syscall.is_some() && !self.in_epoll()
+    }
+
     /// Whether it waits for events of an epoll instance.
     pub fn in_epoll(&self) -> bool {
         #[cfg(target_arch = "x86_64")]

@@ -32,7 +32,7 @@ impl Scene<'_> {
             look::threads(pid).is_ok_and(|threads| {
                 threads
                     .iter()
-                    .any(|thread| thread.tid == pid && thread.state == 'S' && !thread.in_epoll())
+                    .any(|thread| thread.tid == pid && thread.blocks())
             })
         };
         self.expect("a blocked plugin", blocked).await

@@ -137,7 +137,7 @@ pub(super) fn rule(code: Code) -> &'static str {
         Code::PeerDied => {
             "process gone while its peer entry is active, or with entries, slots or calls left"
         }
-        Code::Starved => "woken and runnable, not run",
+        Code::Starved => "woken and runnable, hardly ever run",
         Code::MemoryLimit => "memory limit reached",
     }
 }

@@ -299,7 +299,6 @@ impl Engine {
         lane.unchanged_since = sample.at;
         lane.look_at = sample.at.plus(STANDSTILL);
         lane.healthy_looks = 0;
-        lane.baseline = None;
         lane.owed = false;
         lane.unseen = None;
         lane.inconclusive_said = false;

@@ -93,15 +93,15 @@ impl Engine {
         };
         match stuck::shown(&seen, &known) {
             Shown::Moving => {
-                self.starving(id, &seen);
-                self.healthy(id, seen);
+                self.starving(id, &seen, &bystanders);
+                self.healthy(id, &seen);
             }
             Shown::Unseen(why) => self.unseen(id, why, &seen),
             Shown::Stuck(code) => self.stuck(id, code, seen, &bystanders),
         }
     }
 
-    pub(super) fn healthy(&mut self, id: LaneId, seen: Box<LaneObservation>) {
+    pub(super) fn healthy(&mut self, id: LaneId, seen: &LaneObservation) {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
@@ -113,7 +113,6 @@ impl Engine {
             // It runs now; whether it takes the entries will be seen. Look soon.
             lane.look_at = seen.finished.plus(LOOK_AGAIN);
         }
-        lane.baseline.get_or_insert(seen);
     }
 
     pub(super) fn unseen(&mut self, id: LaneId, why: String, seen: &LaneObservation) {

@@ -2,7 +2,7 @@
 
 use super::{Engine, LOOK_LOST, findings::rule};
 use crate::{
-    Code, Direction, Finding, HubId, LaneId, Mono, Output, PeerId, ProcId, Request, State,
+    Code, Direction, Finding, HubId, LaneId, Mono, Output, PeerId, ProcId, Request, State, Tid,
     condition::{Key, Said},
     explain::sentence,
     hubs::{self, Hub},
@@ -12,9 +12,6 @@ use crate::{
 
 /// How often memory limits are looked at, ns.
 const MEMORY_LOOK: u64 = 1_000_000_000;
-/// A runnable thread that was not run for this long is starved, ns. CPU quotas hold a group back for 100 ms at a time, and
-/// four busy loops on two CPUs delay a thread by less than that.
-const STARVED: u64 = 1_000_000_000;
 /// After a peer was bound anew its ring may start anew for this long, ns.
 pub(super) const SETTLED: u64 = 2_000_000_000;
 
@@ -192,13 +189,8 @@ impl Engine {
         peers.rfind(|peer| moved(*peer, Direction::ToPeer) > moved(*peer, Direction::ToHost))
     }
 
-    /// A thread that could take the entries is runnable and is not run.
-    pub(super) fn starving(&mut self, id: LaneId, seen: &LaneObservation) {
-        let bystanders = self
-            .lanes
-            .get(&id)
-            .map(|lane| self.servers.bystanders(&seen.consumer, lane.service))
-            .unwrap_or_default();
+    /// A thread that could take the entries is runnable and is hardly ever run.
+    pub(super) fn starving(&mut self, id: LaneId, seen: &LaneObservation, bystanders: &[Tid]) {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
@@ -208,49 +200,21 @@ impl Engine {
             peer: Some(id.peer),
             lane: Some(id),
         };
-        let waits = |now: &ThreadObservation| {
-            let before = lane
-                .baseline
-                .as_ref()?
-                .consumer
-                .threads
-                .iter()
-                .find(|then| then.tid == now.tid)?;
-            (now.state == 'R'
-                && before.state == 'R'
-                && before.runs.is_some()
-                && before.runs == now.runs
-                && before.cpu_ns.is_some()
-                && before.cpu_ns == now.cpu_ns)
-                .then_some(())
-        };
-        let starved = seen.consumer.proc.is_some()
-            && seen
-                .consumer
-                .threads
-                .iter()
-                .any(|thread| !bystanders.contains(&thread.tid) && waits(thread).is_some());
-        if !starved {
-            // It got a CPU for a moment, or was not ready: its wait begins anew.
-            lane.baseline = None;
+        let starved = lane.starving.observe(seen, bystanders);
+        let Some((proc, starved)) = seen.consumer.proc.zip(starved) else {
             self.conclude(|held| *held == key, State::Recovered, "it runs again");
             return;
-        }
-        let since = lane.baseline.as_ref().map_or(seen.begun, |then| then.begun);
+        };
         let explanation = format!(
-            "A thread of {} was woken and has not been given a CPU for {} ms: look at the load, at priorities and at CPU limits of its \
-             cgroup. This is no lost wakeup.",
+            "A thread of {} was woken and was on a CPU for {} us of the last {} ms: look at the load, at priorities and at CPU limits of \
+             its cgroup. This is no lost wakeup.",
             self.consumer_name(id),
-            seen.finished.since(since) / 1_000_000
+            starved.ran / 1000,
+            starved.lasted / 1_000_000
         );
-        if seen.finished.since(since) >= STARVED {
-            let threads = seen
-                .consumer
-                .threads
-                .iter()
-                .filter_map(|thread| Some((seen.consumer.proc?, thread.clone())));
-            self.holds(key, 1, 0, explanation, threads.collect());
-        }
+        let threads = seen.consumer.threads.iter();
+        let threads = threads.map(|thread| (proc, thread.clone())).collect();
+        self.holds(key, 1, 0, explanation, threads);
     }
 
     pub(super) fn memory_observed(&mut self, seen: &MemoryObservation) {

@@ -15,9 +15,12 @@ use shmtrace::teardown::Tree;
 pub(crate) fn shmtrace(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shmtrace"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SHMTRACE_") || name == "RUST_LOG" {
+        if name.to_string_lossy().starts_with("SHMTRACE_") {
             command.env_remove(name);
         }
+    }
+    for name in ["RUST_LOG", "CI", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(name);
     }
     // Help is as wide as the terminal, if there is one.
     command

@@ -40,7 +40,6 @@ impl Terminal {
             .arg("/dev/null")
             .env("SHELL", "/bin/bash")
             .env("TERM", "xterm")
-            .env_remove("NO_COLOR")
             .envs(environment.iter().copied());
         let mut child = script
             .stdin(Stdio::piped())
@@ -196,6 +195,7 @@ fn colour_is_for_terminals_that_want_it() {
         (&[][..], true),
         (&[("NO_COLOR", "1")], false),
         (&[("TERM", "dumb")], false),
+        (&[("TERM", "dumb"), ("CI", "true")], false),
         (&[("TERM", "dumb"), ("CLICOLOR_FORCE", "1")], true),
     ] {
         let (_, shown) = Terminal::start(&line, environment).end();
