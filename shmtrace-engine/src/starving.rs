@@ -25,12 +25,14 @@ pub(crate) struct Starving {
 }
 
 /// How badly a thread starves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Starved {
     /// The time looked at, ns.
     pub(crate) lasted: u64,
     /// On a CPU meanwhile, ns.
     pub(crate) ran: u64,
+    /// It is in a long wait now.
+    pub(crate) waits: bool,
 }
 
 /// The long waits of a thread in the time that is looked at.
@@ -74,7 +76,7 @@ impl Starving {
                     .or_insert_with(|| Waits::from(seen.begun, cpu_ns))
                     .observe(seen, thread, runs, cpu_ns)
             })
-            .max()
+            .max_by_key(|starved| (starved.waits, starved.lasted))
     }
 }
 
@@ -112,8 +114,8 @@ impl Waits {
         }
         let lasted = now.since(self.since);
         let ran = cpu_ns.saturating_sub(self.cpu_ns);
-        let waits = 2 * (self.over + self.long()) >= lasted;
-        if ran > lasted / SHARE || lasted >= 2 * LONG_WAIT && !waits {
+        let mostly_waits = 2 * (self.over + self.long()) >= lasted;
+        if ran > lasted / SHARE || lasted >= 2 * LONG_WAIT && !mostly_waits {
             // It runs like any other, or has nothing to do: what counts begins with the wait that goes on.
             *self = Self {
                 present: self.present,
@@ -126,7 +128,11 @@ impl Waits {
             self.cpu_ns += ran / 2;
             self.over /= 2;
         }
-        (lasted >= STARVED).then_some(Starved { lasted, ran })
+        (lasted >= STARVED).then_some(Starved {
+            lasted,
+            ran,
+            waits: self.long() > 0,
+        })
     }
 
     /// The length of the wait that goes on, once it is a long one, ns.

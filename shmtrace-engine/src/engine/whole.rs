@@ -205,6 +205,9 @@ impl Engine {
             self.conclude(|held| *held == key, State::Recovered, "it runs again");
             return;
         };
+        if !starved.waits {
+            return; // it has just got a moment of a CPU
+        }
         let explanation = format!(
             "A thread of {} was woken and was on a CPU for {} us of the last {} ms: look at the load, at priorities and at CPU limits of \
              its cgroup. This is no lost wakeup.",
