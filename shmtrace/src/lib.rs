@@ -7,6 +7,9 @@ pub mod cli;
 pub mod commands;
 pub mod discover;
 pub mod exit;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub;
 pub mod launch;
 pub mod limits;

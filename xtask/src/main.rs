@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod corpus;
 mod demo;
+mod fuzz;
 mod lint;
 mod mutants;
 mod process;
@@ -46,6 +47,8 @@ enum Task {
     Mutants(mutants::Task),
     /// Run the transport's tests under Miri or a thread sanitizer
     Sanitize(sanitize::Sanitize),
+    /// Feed everything that shmtrace reads with what nobody expects, until something breaks
+    Fuzz(fuzz::Fuzz),
     /// Run the daemon on Debian's kernels from 5.10 to the newest, emulated
     VmTest(vm_test::VmTest),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Corpus(corpus) => corpus.run(),
         Task::Mutants(mutants) => mutants.run(),
         Task::Sanitize(sanitize) => sanitize.run(),
+        Task::Fuzz(fuzz) => fuzz.run(),
         Task::VmTest(vm_test) => vm_test.run(),
     };
     match done {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    apt, process, setup,
+    apt, fuzz, process, setup,
     workspace::{self, REQUIRE_PROBES},
 };
 
@@ -55,6 +55,9 @@ impl Test {
         }
         if totals.passed == 0 {
             bail!("no test ran");
+        }
+        if self.package.is_none() && self.args.is_empty() {
+            fuzz::briefly()?;
         }
         Ok(())
     }

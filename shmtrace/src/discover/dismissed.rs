@@ -74,7 +74,7 @@ impl Dismissed {
 }
 
 /// The type of the file system with this device number in `/proc/PID/mountinfo`.
-fn file_system(mounts: &[u8], (major, minor): (u32, u32)) -> Option<String> {
+pub(crate) fn file_system(mounts: &[u8], (major, minor): (u32, u32)) -> Option<String> {
     let device = format!("{major}:{minor}");
     String::from_utf8_lossy(mounts).lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;

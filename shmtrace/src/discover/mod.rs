@@ -8,8 +8,8 @@
 
 mod bind;
 mod changes;
-mod claim;
-mod dismissed;
+pub(crate) mod claim;
+pub(crate) mod dismissed;
 mod examining;
 mod hub;
 mod infer;

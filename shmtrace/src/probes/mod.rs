@@ -21,7 +21,10 @@ use shmtrace_common::{
 use thiserror::Error;
 
 use failed_sends::FailedSends;
+#[cfg(not(any(test, fuzzing)))]
 use rings::Rings;
+#[cfg(any(test, fuzzing))]
+pub(crate) use rings::Rings;
 
 pub use rings::Drained;
 

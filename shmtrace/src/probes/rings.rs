@@ -16,7 +16,7 @@ use shmtrace_common::{Cursor, Kind, Record};
 const BATCH: u64 = 1024;
 
 /// The buffers of all CPUs.
-pub(super) struct Rings {
+pub(crate) struct Rings {
     cursors: MmapRaw,
     records: MmapRaw,
     cpus: usize,
@@ -40,7 +40,7 @@ pub struct Drained {
 
 impl Rings {
     /// Maps the arrays behind these fds: `cpus` cursors, and `room` records for each.
-    pub(super) fn map(
+    pub(crate) fn map(
         cursors: impl memmap2::MmapAsRawDesc,
         records: impl memmap2::MmapAsRawDesc,
         cpus: u32,
@@ -62,7 +62,7 @@ impl Rings {
     }
 
     /// Hands every record that is there now to `each`, in the order of their times.
-    pub(super) fn drain(&mut self, mut each: impl FnMut(&Record)) -> Drained {
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(&Record)) -> Drained {
         let mut drained = Drained::default();
         for cpu in 0..self.cpus {
             let head = self.head(cpu).load(Ordering::Acquire);
@@ -71,8 +71,8 @@ impl Rings {
             let waiting = head.wrapping_sub(*read);
             drained.busy |= waiting > self.room / 8;
             if waiting > self.room {
-                drained.foreign += waiting - self.room;
-                *read = head - self.room;
+                drained.foreign = drained.foreign.saturating_add(waiting - self.room);
+                *read = head.wrapping_sub(self.room);
             }
         }
         // Each CPU's records are in order. There are few CPUs with records at a time, so the earliest is found by looking.
@@ -117,8 +117,9 @@ impl Rings {
             }
             record.read_volatile()
         };
-        self.spans[cpu].0 = read + 1;
-        if (read + 1) % BATCH == 0 {
+        let next = read.wrapping_add(1);
+        self.spans[cpu].0 = next;
+        if next % BATCH == 0 {
             self.release(cpu);
         }
         Some(record)
@@ -269,6 +270,23 @@ mod tests {
         let (seen, drained) = times(&mut rings);
         assert!(seen.is_empty());
         assert_eq!(drained.foreign, 7);
+    }
+
+    #[test]
+    fn a_head_that_goes_back_is_an_error_and_no_more() {
+        let (writer, mut rings) = pair();
+        for cpu in 0..2 {
+            writer.put(cpu, 1, Kind::Ring as u8);
+        }
+        assert_eq!(times(&mut rings).0, [1, 1]);
+        for head in [0, 1 << 40, 5] {
+            for cpu in 0..2 {
+                // SAFETY: nobody else is there.
+                unsafe { (*start::<Cursor>(&writer.cursors).add(cpu)).head = head };
+            }
+            let (_, drained) = times(&mut rings);
+            assert!(drained.foreign > 0, "{head}: {drained:?}");
+        }
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Process {
 }
 
 /// The inode in `socket:[123]`.
-fn socket_inode(link: &[u8]) -> Option<SocketInode> {
+pub(super) fn socket_inode(link: &[u8]) -> Option<SocketInode> {
     let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(digits)
         .ok()?
@@ -152,7 +152,7 @@ fn socket_inode(link: &[u8]) -> Option<SocketInode> {
 }
 
 /// `tfd:        5 events:     2019 data:     55d7  pos:0 ino:1f1b sdev:8`
-fn parse_epoll_line(line: &[u8]) -> Option<EpollEntry> {
+pub(super) fn parse_epoll_line(line: &[u8]) -> Option<EpollEntry> {
     let line = std::str::from_utf8(line).ok()?;
     let mut rest = line.strip_prefix("tfd:")?;
     let mut next = |label: &str| -> Option<&str> {

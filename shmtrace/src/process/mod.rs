@@ -5,6 +5,8 @@
 //! the process, and every value is parsed as what a stranger wrote.
 
 mod fds;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod maps;
 mod stack;
 mod stat;

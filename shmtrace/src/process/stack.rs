@@ -36,7 +36,7 @@ impl Process {
         let is_return = |address: u64| {
             let inside = code
                 .iter()
-                .any(|(start, end)| (start + 8..*end).contains(&address));
+                .any(|(start, end)| (start.saturating_add(8)..*end).contains(&address));
             let mut before = [0; 8];
             inside && read(address - 8, &mut before) == before.len() && follows_a_call(before)
         };
@@ -49,23 +49,28 @@ impl Process {
     fn code_ranges(&self) -> io::Result<Vec<(u64, u64)>> {
         let mut maps = Vec::new();
         self.read_into("maps", &mut maps)?;
-        let range = |line: &[u8]| {
-            let line = std::str::from_utf8(line).ok()?;
-            let (range, rest) = line.split_once(' ')?;
-            let (start, end) = range.split_once('-')?;
-            let executable = rest.as_bytes().get(2) == Some(&b'x');
-            let address = |text| u64::from_str_radix(text, 16).ok();
-            executable.then_some((address(start)?, address(end)?))
-        };
-        Ok(maps
-            .split(|byte| *byte == b'\n')
-            .filter_map(range)
-            .collect())
+        Ok(code_ranges(&maps))
     }
 }
 
+/// Begin and end of each executable mapping among the lines of `/proc/PID/maps`.
+pub(super) fn code_ranges(maps: &[u8]) -> Vec<(u64, u64)> {
+    let range = |line: &[u8]| {
+        let line = std::str::from_utf8(line).ok()?;
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let executable = rest.as_bytes().get(2) == Some(&b'x');
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        let (start, end) = (address(start)?, address(end)?);
+        (executable && start < end).then_some((start, end))
+    };
+    maps.split(|byte| *byte == b'\n')
+        .filter_map(range)
+        .collect()
+}
+
 /// Return addresses of the first chain of frame records in `stack`, whose first byte is at `base`.
-fn chain(stack: &[u8], base: u64, is_return: impl Fn(u64) -> bool) -> Vec<u64> {
+pub(super) fn chain(stack: &[u8], base: u64, is_return: impl Fn(u64) -> bool) -> Vec<u64> {
     let word = |at: usize| {
         let bytes = stack.get(at..at.checked_add(8)?)?;
         Some(u64::from_ne_bytes(bytes.try_into().ok()?))
@@ -98,7 +103,10 @@ fn chain(stack: &[u8], base: u64, is_return: impl Fn(u64) -> bool) -> Vec<u64> {
         }
         (addresses.len() >= CHAIN || whole && addresses.len() > 1).then_some(addresses)
     };
-    let first = (base.next_multiple_of(16) - base) as usize;
+    // A program may point its stack pointer anywhere, even where the addresses end.
+    let first = base
+        .checked_next_multiple_of(16)
+        .map_or(stack.len(), |aligned| (aligned - base) as usize);
     (first..stack.len().min(FIRST_WITHIN))
         .step_by(16)
         .find_map(from)
@@ -181,6 +189,16 @@ mod tests {
         assert_eq!(chain(&bytes, BASE, is_code), [0x1001, 0x1002, 0x1003]);
         assert_eq!(chain(&[], BASE, is_code), [0_u64; 0]);
         assert_eq!(chain(&[0xff; 4096], u64::MAX - 4096, |_| true), [0_u64; 0]);
+        assert_eq!(chain(&[0; 16], u64::MAX - 3, |_| true), [0_u64; 0]);
+    }
+
+    #[test]
+    fn only_code_is_code() {
+        let maps = b"1000-2000 r-xp 00000000 fe:01 12 /usr/bin/x\n\
+            2000-3000 r--p 00000000 fe:01 12 /usr/bin/x\n\
+            5000-4000 r-xp 00000000 fe:01 12 /backwards\n\
+            rubbish\n";
+        assert_eq!(code_ranges(maps), [(0x1000, 0x2000)]);
     }
 
     #[test]

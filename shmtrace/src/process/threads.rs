@@ -136,7 +136,7 @@ impl Process {
 }
 
 /// The third number of `schedstat`.
-fn parse_runs(schedstat: &[u8]) -> Option<u64> {
+pub(super) fn parse_runs(schedstat: &[u8]) -> Option<u64> {
     number(schedstat.split(u8::is_ascii_whitespace).nth(2)?)
 }
 
@@ -145,7 +145,7 @@ fn number(word: &[u8]) -> Option<u64> {
 }
 
 /// A name as `/proc/PID/status` writes it: line ends and backslashes are escaped.
-fn unescaped(name: &[u8]) -> String {
+pub(super) fn unescaped(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     if !name.contains('\\') {
         return name.into_owned();

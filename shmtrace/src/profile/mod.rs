@@ -5,7 +5,7 @@
 
 mod clock;
 mod frames;
-mod modules;
+pub(crate) mod modules;
 mod programs;
 
 pub use clock::can_sample;

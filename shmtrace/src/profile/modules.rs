@@ -27,7 +27,7 @@ struct Seen {
 
 /// An executable mapping.
 #[derive(Debug, Clone)]
-struct Mapping {
+pub(crate) struct Mapping {
     end: u64,
     offset: u64,
     path: Arc<str>,
@@ -73,7 +73,7 @@ impl Modules {
         let (start, mapping) = seen.mappings.range(..=address).next_back()?;
         (address < mapping.end).then(|| Spot {
             path: Arc::clone(&mapping.path),
-            offset: address - start + mapping.offset,
+            offset: (address - start).saturating_add(mapping.offset),
         })
     }
 
@@ -89,7 +89,7 @@ impl Modules {
 }
 
 /// `start-end r-xp offset device inode path`
-fn parse_line(line: &str) -> Option<(u64, Mapping)> {
+pub(crate) fn parse_line(line: &str) -> Option<(u64, Mapping)> {
     let mut words = line.splitn(6, ' ');
     let (start, end) = words.next()?.split_once('-')?;
     if words.next()?.as_bytes().get(2) != Some(&b'x') {

@@ -12,6 +12,8 @@
 
 mod decode;
 mod directory;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod judge;
 mod options;
 mod pace;

@@ -152,13 +152,13 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// An answer with one socket, as the kernel writes it.
-    fn answer(sequence: u32) -> Vec<u8> {
+    pub(crate) fn answer(sequence: u32) -> Vec<u8> {
         let mut bytes = vec![0_u8; HEADER + MESSAGE];
         bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());

@@ -14,6 +14,8 @@ use std::io;
 
 use shmtrace_engine::SocketInode;
 
+#[cfg(test)]
+pub(crate) use codec::tests::answer as example_answer;
 pub use codec::{CodecError, Reply, UnixSocket, parse_replies};
 pub use copied::pending_through_copy;
 pub use diag::DiagSocket;

@@ -225,6 +225,19 @@ fn refuse(path: &Path, error: HubError) -> anyhow::Error {
     }
 }
 
+/// What is printed of a hub, as text and as JSON, for fuzzers.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn printed(reader: &HubReader, problem: Option<String>) -> [String; 2] {
+    let shot = Snapshot::take(reader, None, now(), problem);
+    let mut json = Vec::new();
+    let written = write_json(&mut json, &shot);
+    assert!(written.is_ok(), "{written:?}");
+    [
+        text::render(&shot, true),
+        String::from_utf8_lossy(&json).into_owned(),
+    ]
+}
+
 fn now() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

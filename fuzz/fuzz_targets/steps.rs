@@ -1,0 +1,4 @@
+#![no_main]
+//! See `shmtrace::fuzzing`.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| shmtrace::fuzzing::steps(data));
