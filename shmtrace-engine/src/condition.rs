@@ -82,6 +82,12 @@ impl Conditions {
         })
     }
 
+    /// Since when a state holds that was not said yet.
+    pub(crate) fn unsaid_since(&self, key: &Key) -> Option<Mono> {
+        let held = self.held.get(key).filter(|held| !held.said)?;
+        Some(held.since)
+    }
+
     /// The state does not hold (any more); `state` says how it ended.
     pub(crate) fn over(&mut self, key: &Key, now: Mono, state: State) -> Option<Said> {
         let held = self.held.remove(key)?;

@@ -19,6 +19,10 @@ const DEAD: u32 = 1 << 2;
 pub(crate) const LOOK: u64 = 250_000_000;
 /// How often while nothing moves in it, ns: a look reads every slot and every thread.
 pub(crate) const LOOK_IDLE: u64 = 2_000_000_000;
+/// A state that has lasted is looked at once more after this, ns: two looks, no accident of one.
+pub(crate) const AGAIN: u64 = 10_000_000;
+/// How long the entry of a dead process may stay active, ns: a host on a loaded machine needs time to reap its child.
+const DEAD_LASTS: u64 = 400_000_000;
 /// How long a slot in flight to which nothing refers must stay as it is, while everybody sleeps, ns. A plugin may well hold
 /// a message while it works on it, but then it runs, or the rings move.
 const SLOT_LASTS: u64 = 2_000_000_000;
@@ -32,6 +36,8 @@ pub(crate) struct Hub {
     pub(crate) looked_at: Mono,
     /// Since when each orphaned slot has been one, with nothing moving in the hub.
     orphans: BTreeMap<SlotObservation, Mono>,
+    /// A size class has no free slot, and everybody sleeps.
+    exhausted: bool,
     calls: BTreeMap<PeerId, Calls>,
 }
 
@@ -87,9 +93,17 @@ impl Hub {
         calls.is_some_and(|calls| calls.tell() && calls.open().is_some())
     }
 
+    /// When what was seen may have lasted long enough to be a finding.
+    pub(crate) fn due(&self, last_move: Mono) -> Option<Mono> {
+        let lasts = |since: &Mono| since.max(&last_move).plus(SLOT_LASTS);
+        let orphans = self.orphans.values().map(lasts).min();
+        let exhausted = self.exhausted.then(|| last_move.plus(SLOT_LASTS));
+        orphans.into_iter().chain(exhausted).min()
+    }
+
     /// Something is being watched that may become a finding if it lasts.
     pub(crate) fn is_watched(&self) -> bool {
-        !self.orphans.is_empty()
+        !self.orphans.is_empty() || self.exhausted
     }
 
     fn stuck_slots(&mut self, seen: &HubObservation, last_move: Mono) -> Vec<Shown> {
@@ -116,13 +130,15 @@ impl Hub {
             .iter()
             .enumerate()
             .find(|(_, class)| class.total > 0 && class.free == 0);
+        let empty = empty.filter(|_| asleep);
+        self.exhausted = empty.is_some();
         let key = Key {
             code: Code::SlotsStuck,
             hub: Some(seen.hub),
             peer: None,
             lane: None,
         };
-        let exhausted = empty.filter(|_| asleep && seen.at.since(last_move) >= SLOT_LASTS);
+        let exhausted = empty.filter(|_| seen.at.since(last_move) >= SLOT_LASTS);
         if lasting == 0 && exhausted.is_none() {
             return Vec::new();
         }
@@ -156,8 +172,7 @@ fn dead_peers(seen: &HubObservation, grace: u64) -> Vec<Shown> {
         .map(|entry| Shown {
             key: Key { code: Code::PeerDied, hub: Some(seen.hub), peer: Some(entry.peer), lane: None },
             looks: 2,
-            // A host needs a moment to reap its child.
-            grace: grace.max(LOOK),
+            grace: grace.max(DEAD_LASTS),
             explanation: format!(
                 "The process of peer {} is gone, but its entry is still active: the host has not noticed, since a dead peer's doorbell \
                  gives no end of file. Whoever waits for an answer from it waits for nobody; look at how the host watches its children.",

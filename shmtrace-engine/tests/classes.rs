@@ -180,7 +180,7 @@ fn a_starved_thread_that_serves_a_call_now_and_then_stays_starved_until_it_runs_
     let mut world = World::new(1);
     world.round_trips(0, 3);
     world.send(to_peer(0));
-    for _ in 0..6 {
+    for _ in 0..20 {
         world.run(plugin(0));
         world.wait(700 * MS);
         let thread = world.threads.get_mut(&plugin(0)).expect("thread");
@@ -238,8 +238,8 @@ fn a_dead_peer_with_an_active_entry_is_peer_died_until_the_host_notices() {
 
 #[test]
 fn a_host_that_reaps_its_child_in_time_is_fine() {
-    // Before the first look at the dead, and between that and the second.
-    for reaped_after in [200, 400] {
+    // Between the first look at the dead and the second.
+    for reaped_after in [5, 200, 380] {
         let mut world = World::new(1);
         world.hub.peers = vec![entry(1, true)];
         world.wait(1000 * MS);

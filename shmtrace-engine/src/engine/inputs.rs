@@ -129,7 +129,7 @@ impl Engine {
             if self.peers.get(&(hub, peer)).and_then(|peer| peer.plugin) == Some(proc) {
                 self.vacant.insert((hub, peer));
             }
-            self.look_soon(hub, at);
+            self.look_within(hub, at, 0);
             let lanes = |key: &Key| {
                 key.hub == Some(hub) && key.peer == Some(peer) && key.code != Code::PeerDied
             };
@@ -289,7 +289,13 @@ impl Engine {
         if before == Some(sample.ring) {
             return;
         }
-        self.look_soon(sample.lane.hub, sample.at);
+        let ring = sample.ring;
+        let crossed = ring.tail > ring.head || ring.len() > u64::from(sample.capacity);
+        self.look_within(
+            sample.lane.hub,
+            sample.at,
+            if crossed { 0 } else { hubs::LOOK },
+        );
         if let Some(before) = before {
             self.moved_back(sample, before);
         }
@@ -319,10 +325,10 @@ impl Engine {
         }
     }
 
-    /// Something changed in a hub that may have been idle.
-    fn look_soon(&mut self, hub: HubId, at: Mono) {
+    /// Something changed in a hub that may have been idle: it is looked at `wait` ns later at the latest.
+    fn look_within(&mut self, hub: HubId, at: Mono, wait: u64) {
         if let Some(hub) = self.hubs.get_mut(&hub) {
-            hub.look_at = hub.look_at.min(at.plus(hubs::LOOK));
+            hub.look_at = hub.look_at.min(at.plus(wait));
         }
     }
 

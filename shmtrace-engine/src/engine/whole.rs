@@ -100,6 +100,12 @@ impl Engine {
                 );
             }
         }
+        let mut due = self.hubs.get(&id).and_then(|hub| hub.due(last_move));
+        if let Some(expected) = self.config.expect_progress {
+            let expired = last_move.max(self.attached).plus(expected);
+            due = Some(due.map_or(expired, |due| due.min(expired)));
+        }
+        let mut due = due.filter(|due| *due > seen.at);
         for hubs::Shown {
             key,
             looks,
@@ -108,6 +114,13 @@ impl Engine {
         } in shown
         {
             self.holds(key, looks, grace, explanation, Vec::new());
+            if let Some(since) = self.conditions.unsaid_since(&key) {
+                let lasted = since.plus(grace);
+                due = Some(due.map_or(lasted, |due| due.min(lasted)));
+            }
+        }
+        if let (Some(hub), Some(due)) = (self.hubs.get_mut(&id), due) {
+            hub.look_at = hub.look_at.min(due.max(seen.at.plus(hubs::AGAIN)));
         }
     }
 
