@@ -45,6 +45,14 @@ pub(crate) struct Lane {
     pub(crate) starving: Starving,
 }
 
+impl Lane {
+    /// Entries wait in it, it does not move, and nobody has looked why.
+    pub(crate) fn has_come_to_a_stop(&self) -> bool {
+        let waiting = self.ring.is_some_and(|ring| !ring.is_empty());
+        waiting && self.open.is_none() && self.healthy_looks == 0
+    }
+}
+
 /// A lane that was stuck when last observed.
 #[derive(Debug, Clone)]
 pub(crate) struct Suspicion {

@@ -165,7 +165,7 @@ impl Engine {
         let graces = self
             .lanes
             .values()
-            .filter(|lane| lane.suspicion.is_some())
+            .filter(|lane| lane.suspicion.is_some() || lane.has_come_to_a_stop())
             .map(|lane| match lane.asked_at {
                 Some(asked) => asked.plus(LOOK_LOST),
                 None => lane.look_at,

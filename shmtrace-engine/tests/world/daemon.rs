@@ -57,16 +57,14 @@ impl World {
     pub fn wait(&mut self, ns: u64) {
         let until = self.now + ns;
         while self.now < until {
-            if self.next_tick <= self.now {
+            let due = self
+                .engine
+                .next_timeout()
+                .is_some_and(|at| at.0 <= self.now);
+            if due || self.next_tick <= self.now {
                 self.drain();
                 self.sample();
                 self.next_tick = self.now + TICK;
-                self.advance();
-            } else if self
-                .engine
-                .next_timeout()
-                .is_some_and(|at| at.0 <= self.now)
-            {
                 self.advance();
             }
             self.serve_requests();

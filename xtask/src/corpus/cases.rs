@@ -66,7 +66,7 @@ pub(crate) fn expected(kind: &str) -> Option<Expected> {
         "ring-full" => plain("ring-full", GRACE),
         "slots-stuck" => plain("slots-stuck", Duration::from_secs(2)),
         "ring-corrupt" => plain("ring-corrupt", Duration::ZERO),
-        "peer-died" => plain("peer-died", Duration::from_millis(250)),
+        "peer-died" => plain("peer-died", Duration::from_millis(400)),
         "starved" => plain("starved", Duration::from_secs(1)),
         "memory-limit" => plain("memory-limit", Duration::from_secs(1)),
         _ => None,
