@@ -110,8 +110,10 @@ pub struct Cursor {
     pub pad: [u64; 7],
     /// Records read.
     pub tail: u64,
+    /// 1 while the daemon rests: the next record is to wake it. Set by the daemon, reset by both.
+    pub resting: u64,
     /// Zero.
-    pub pad_behind: [u64; 7],
+    pub pad_behind: [u64; 6],
 }
 
 /// Offsets of kernel structure fields on the running kernel, from its BTF, in bytes.

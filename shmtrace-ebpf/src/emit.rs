@@ -7,7 +7,7 @@ use shmtrace_common::{
 };
 
 use crate::{
-    maps::{ABI_3, Tally},
+    maps::{ABI_4, Tally},
     ring,
 };
 
@@ -131,7 +131,7 @@ fn header(address: u64) -> Option<[u64; HEADER_WORDS]> {
 
 #[inline(always)]
 fn put(tally: Tally, fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
-    if ABI_3.load() == 0 {
+    if ABI_4.load() == 0 {
         return false;
     }
     ring::put(tally.alone, |cpu| {

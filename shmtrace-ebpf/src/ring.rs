@@ -1,7 +1,8 @@
 //! The buffers of records: one for each CPU, in arrays that the daemon maps.
 //!
 //! `bpf_ringbuf` takes a lock, two helpers and a record header for what is here a few stores: a CPU is the only writer of its
-//! buffer, and the reader looks by itself every few milliseconds.
+//! buffer, and the reader looks by itself every few milliseconds. Only while nothing happens it looks seldom: then the first
+//! record wakes it.
 //!
 //! One CPU can be in the middle of several records: `fexit` programs can be preempted on all kernels, and from 7.0 on those
 //! at tracepoints. So a place is reserved first, and a record is complete when it bears its own number.
@@ -9,7 +10,11 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{
-    Global, bindings::BPF_F_MMAPABLE, helpers::bpf_get_smp_processor_id, macros::map, maps::Array,
+    Global,
+    bindings::{BPF_F_MMAPABLE, BPF_RB_FORCE_WAKEUP},
+    helpers::bpf_get_smp_processor_id,
+    macros::map,
+    maps::{Array, RingBuf},
 };
 use shmtrace_common::{Cursor, Record};
 
@@ -26,6 +31,10 @@ static RECORDS: Array<Record> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// One for each CPU.
 #[map]
 static CURSORS: Array<Cursor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Wakes the daemon while it rests; what lies in it says nothing.
+#[map]
+static WAKEUPS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// Attempts at a reservation that others come in between.
 const ATTEMPTS: usize = 4;
@@ -52,8 +61,27 @@ pub fn put(alone: bool, record: impl FnOnce(u32) -> Record) -> bool {
     unsafe {
         at.write(record(cpu));
         complete(at, Record::mark(number));
+        wake(cursor);
     }
     true
+}
+
+/// Wakes the daemon if it rests.
+///
+/// # Safety
+/// As for [`reserve`], which was called before: it is a full barrier (but on old kernels on aarch64), so either the daemon
+/// sees the record before it goes to rest, or the record sees it resting.
+#[inline(always)]
+unsafe fn wake(cursor: *mut Cursor) {
+    // SAFETY: an aligned word that is only accessed whole.
+    unsafe {
+        let resting = &raw mut (*cursor).resting;
+        if resting.read_volatile() != 0 {
+            resting.write_volatile(0);
+            // Full only if the daemon has been woken and does not run.
+            let _full = WAKEUPS.output::<u64>(0_u64, u64::from(BPF_RB_FORCE_WAKEUP));
+        }
+    }
 }
 
 /// The number of the next record, if there is room for it.
@@ -72,7 +100,7 @@ unsafe fn reserve(cursor: *mut Cursor, alone: bool) -> Option<u64> {
                 return None;
             }
             if alone {
-                head.write_volatile(number + 1);
+                atomic::add(head, 1);
                 return Some(number);
             }
             if atomic::compare_exchange(head, number, number + 1) {

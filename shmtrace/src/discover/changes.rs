@@ -25,6 +25,11 @@ pub enum Hint {
         /// Its pid.
         pid: u32,
     },
+    /// It left a record: what is known of it may be out of date soon.
+    Stirred {
+        /// Its pid.
+        pid: u32,
+    },
     /// Hints were lost: examine everything.
     Lost,
 }

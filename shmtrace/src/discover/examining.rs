@@ -12,6 +12,9 @@ use crate::{
 
 /// How often a process that maps a hub is examined without a hint (ns).
 const PARTICIPANT_AGAIN: u64 = 2_000_000_000;
+/// The same of one that does nothing: twice as long after each look that showed nothing new, up to this (ns). Whoever does
+/// something leaves a record, if only of falling asleep again, and is examined as often as before from then on.
+const QUIET_AGAIN: u64 = 32_000_000_000;
 /// How often any other process is (ns).
 const OTHER_AGAIN: u64 = 5_000_000_000;
 /// Processes examined in one refresh; the rest follows in the next. One costs about 100 us.
@@ -53,7 +56,7 @@ impl Discovery {
             .values()
             .filter(|member| {
                 let again = if member.process.is_some() {
-                    PARTICIPANT_AGAIN
+                    (PARTICIPANT_AGAIN << member.quiet_looks.min(8)).min(QUIET_AGAIN)
                 } else {
                     OTHER_AGAIN
                 };
@@ -87,7 +90,7 @@ impl Discovery {
             return Ok(());
         };
         let first = member.examined.is_none();
-        member.examine_mappings(now, &mut self.buffer)?;
+        let before = member.examine_mappings(now, &mut self.buffer)?;
         // Any piece of a file will do: it is the file that is looked at.
         let mut candidates = member.mappings.clone();
         candidates.sort_by_key(|entry| entry.file);
@@ -103,7 +106,8 @@ impl Discovery {
         let maps_hub = member.maps(|entry| hubs.contains(&entry.file));
         member.hinted = again;
         let name_before = member.name.clone();
-        member.examine_rest(maps_hub, &mut self.buffer);
+        let changed = member.examine_rest(maps_hub, &mut self.buffer) || before != member.mappings;
+        member.looked_at(changed);
         if first && !maps_hub {
             return Ok(());
         }

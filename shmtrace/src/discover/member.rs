@@ -33,6 +33,8 @@ pub(crate) struct Member {
     pub(crate) examined: Option<Mono>,
     /// Something happened to it: examine it at the next occasion.
     pub(crate) hinted: bool,
+    /// Looks in a row that showed nothing new, without a record of it in between.
+    pub(crate) quiet_looks: u32,
     /// Its command line is its parent's: a copy that may be about to execute something.
     pub(crate) is_copy: bool,
     words: Vec<std::ffi::OsString>,
@@ -56,6 +58,7 @@ impl Member {
             program_since: Mono(now.0.saturating_sub(age(stat.start))),
             examined: None,
             hinted: true,
+            quiet_looks: 0,
             is_copy: false,
             words: Vec::new(),
         })
@@ -66,8 +69,12 @@ impl Member {
         self.mappings.iter().any(is_hub)
     }
 
-    /// Reads its mappings anew. An error means that it is gone.
-    pub(crate) fn examine_mappings(&mut self, now: Mono, buffer: &mut Vec<u8>) -> io::Result<()> {
+    /// Reads its mappings anew; what they were before. An error means that it is gone.
+    pub(crate) fn examine_mappings(
+        &mut self,
+        now: Mono,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Vec<MapEntry>> {
         let process = match self.process.take() {
             Some(process) => process,
             None => Process::open(self.id.pid)?,
@@ -75,23 +82,29 @@ impl Member {
         if process.id() != self.id {
             return Err(io::ErrorKind::NotFound.into());
         }
-        self.mappings = process.shared_mappings(buffer)?;
-        self.mappings.retain(could_be_a_hub);
+        let mut mappings = process.shared_mappings(buffer)?;
+        mappings.retain(could_be_a_hub);
+        let before = std::mem::replace(&mut self.mappings, mappings);
         self.process = Some(process);
         self.examined = Some(now);
         self.hinted = false;
-        Ok(())
+        Ok(before)
     }
 
-    /// Reads what matters of a process that maps a hub; closes it again if it maps none.
-    pub(crate) fn examine_rest(&mut self, maps_hub: bool, buffer: &mut Vec<u8>) {
+    /// Reads what matters of a process that maps a hub, and whether its sockets or its name changed; closes it again if it
+    /// maps none.
+    pub(crate) fn examine_rest(&mut self, maps_hub: bool, buffer: &mut Vec<u8>) -> bool {
         if !maps_hub {
             self.process = None;
             self.sockets = Sockets::default();
-            return;
+            return false;
         }
-        let Some(process) = &self.process else { return };
-        self.sockets = process.sockets(buffer).unwrap_or_default();
+        let Some(process) = &self.process else {
+            return false;
+        };
+        let sockets = process.sockets(buffer).unwrap_or_default();
+        let mut changed = sockets != self.sockets;
+        self.sockets = sockets;
         self.used.extend(&self.sockets.awaited);
         let held = &self.sockets.held;
         self.used
@@ -102,16 +115,29 @@ impl Member {
             self.pids = pids;
         }
         let (Ok(stat), Ok(words)) = (process.stat(), process.command_line()) else {
-            return;
+            return true;
         };
+        changed |= self.parent != stat.parent;
         self.parent = stat.parent;
         // On its way out it has no memory any more to keep them in.
         if words.is_empty() {
-            return;
+            return true;
         }
-        self.name = claim::name(&stat.comm, &words);
+        let name = claim::name(&stat.comm, &words);
+        changed |= self.name != name || self.words != words;
+        self.name = name;
         self.claim = Claim::parse(&words);
         self.words = words;
+        changed
+    }
+
+    /// It was examined; the more often that showed nothing new, the longer it is left alone.
+    pub(crate) fn looked_at(&mut self, changed: bool) {
+        self.quiet_looks = if changed || self.hinted {
+            0
+        } else {
+            self.quiet_looks.saturating_add(1)
+        };
     }
 
     /// Compares its command line with that of its parent.
@@ -158,4 +184,44 @@ fn could_be_a_hub(entry: &MapEntry) -> bool {
         "[",
     ];
     !device && !special.iter().any(|prefix| path.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn looks_that_show_nothing_new_are_counted_until_something_is_new() {
+        // Not this process, whose sockets come and go with other tests.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Whoever answers has started.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        let mut answer = [0];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut answer)
+            .unwrap();
+        let now = Mono(1);
+        let mut member = Member::new(child.id(), now).unwrap();
+        let mut buffer = Vec::new();
+        let mut look = |member: &mut Member| {
+            member.examine_mappings(now, &mut buffer).unwrap();
+            let changed = member.examine_rest(true, &mut buffer);
+            member.looked_at(changed);
+            member.quiet_looks
+        };
+        assert_eq!([0, 1, 2, 3], [(); 4].map(|()| look(&mut member)));
+        member.words.clear();
+        assert_eq!(look(&mut member), 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

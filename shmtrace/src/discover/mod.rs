@@ -77,10 +77,15 @@ impl Discovery {
                 }
             }
             Hint::Exited { pid } => self.remove(pid),
+            Hint::Stirred { pid } => {
+                if let Some(member) = self.members.get_mut(&pid) {
+                    member.quiet_looks = 0;
+                }
+            }
             Hint::Lost => self
                 .members
                 .values_mut()
-                .for_each(|member| member.hinted = true),
+                .for_each(|member| (member.hinted, member.quiet_looks) = (true, 0)),
         }
     }
 

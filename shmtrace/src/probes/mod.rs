@@ -4,6 +4,7 @@ mod failed_sends;
 mod offsets;
 mod rings;
 mod tracefs;
+mod wakeups;
 
 use std::{
     io,
@@ -12,7 +13,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Program, ProgramError},
 };
 use shmtrace_common::{
@@ -27,6 +28,7 @@ use rings::Rings;
 pub(crate) use rings::Rings;
 
 pub use rings::Drained;
+pub use wakeups::Wakeups;
 
 /// The compiled probes; empty when the daemon was built without a BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shmtrace"));
@@ -94,6 +96,7 @@ pub struct Probes {
     epochs: u32,
     counters: PerCpuArray<MapData, Counters>,
     rings: Rings,
+    wakeups: Option<RingBuf<MapData>>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -152,6 +155,7 @@ impl Probes {
             epochs: 0,
             counters: take(&mut ebpf, "COUNTERS")?,
             rings,
+            wakeups: Some(take(&mut ebpf, "WAKEUPS")?),
             logger,
             failed_sends,
             ebpf,
@@ -235,6 +239,22 @@ impl Probes {
             logger.flush();
         }
         self.rings.drain(each)
+    }
+
+    /// What wakes a reader that [rests](Self::rest). Within a runtime, and once.
+    pub fn wakeups(&mut self) -> io::Result<Wakeups> {
+        let ring = self.wakeups.take();
+        Wakeups::new(ring.ok_or_else(|| io::Error::other("somebody has them already"))?)
+    }
+
+    /// From now on the next record wakes the reader; false if there is one that was not drained.
+    pub fn rest(&mut self) -> bool {
+        self.rings.rest()
+    }
+
+    /// Records wake nobody any more: the reader comes by itself.
+    pub fn wake_up(&mut self) {
+        self.rings.wake_up();
     }
 
     /// The probes' counters, summed over all CPUs.

@@ -6,7 +6,7 @@
 use std::{
     io, mem,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -97,6 +97,34 @@ impl Rings {
             self.release(cpu);
         }
         drained
+    }
+
+    /// From now on the next record is to wake the reader; false if one is there already.
+    pub(super) fn rest(&self) -> bool {
+        self.set_resting(true);
+        // Partner of the reservation of a record's place, a full barrier: either the head is seen here to have moved, or the
+        // record's writer sees that the reader rests.
+        fence(Ordering::SeqCst);
+        let nothing =
+            (0..self.cpus).all(|cpu| self.head(cpu).load(Ordering::Acquire) == self.spans[cpu].0);
+        if !nothing {
+            self.wake_up();
+        }
+        nothing
+    }
+
+    /// The reader comes by itself again.
+    pub(super) fn wake_up(&self) {
+        self.set_resting(false);
+    }
+
+    fn set_resting(&self, resting: bool) {
+        for cpu in 0..self.cpus {
+            // SAFETY: a mapped, aligned word that is only accessed atomically on this side.
+            let word =
+                unsafe { AtomicU64::from_ptr(&raw mut (*self.cursor(cpu).as_ptr()).resting) };
+            word.store(u64::from(resting), Ordering::Relaxed);
+        }
     }
 
     /// Takes one record of a CPU, if the present reading has a complete one left.
@@ -287,6 +315,21 @@ mod tests {
             let (_, drained) = times(&mut rings);
             assert!(drained.foreign > 0, "{head}: {drained:?}");
         }
+    }
+
+    #[test]
+    fn a_reader_rests_only_when_it_has_read_everything_and_says_so_to_every_cpu() {
+        let (writer, mut rings) = pair();
+        // SAFETY: nobody else is there.
+        let resting = |cpu| unsafe { (*start::<Cursor>(&writer.cursors).add(cpu)).resting };
+        writer.put(1, 1, Kind::Ring as u8);
+        assert!(!rings.rest());
+        assert_eq!([resting(0), resting(1)], [0, 0]);
+        rings.drain(|_| {});
+        assert!(rings.rest());
+        assert_eq!([resting(0), resting(1)], [1, 1]);
+        rings.wake_up();
+        assert_eq!([resting(0), resting(1)], [0, 0]);
     }
 
     #[test]

@@ -61,7 +61,10 @@ pub(crate) fn event(record: &Record, tree: &mut Tree) -> Option<Event> {
             pid: record.pid,
             start: 0,
         },
-        |member| member.id,
+        |member| {
+            member.stirred = true;
+            member.id
+        },
     );
     Some(Event {
         at: Mono(record.at),

@@ -8,7 +8,8 @@
 //!        \----------- observer <--------------/
 //! ```
 //! The loop wakes every few milliseconds (more often while the rings of records fill up fast, or when the engine wants to look again),
-//! takes what is there, looks at the rings if there was anything, and sleeps. Nothing in it waits for the traced processes.
+//! takes what is there, looks at the rings if there was anything, and sleeps. While nothing happens at all it rests until the next
+//! record wakes it. Nothing in it waits for the traced processes.
 
 mod decode;
 mod directory;
@@ -57,6 +58,11 @@ const TICK: Duration = Duration::from_millis(5);
 /// The same while the rings of records fill up fast, or doorbells are matched with their peers: each look between two calls
 /// tells something then.
 const BUSY_TICK: Duration = Duration::from_millis(1);
+/// After so long without a record, and with every ring empty, it rests until a record wakes it, ns: all records have been
+/// judged by then.
+const CALM: u64 = 2 * LATEST_RECORD;
+/// How long it rests at most: what leaves no record is found by looking.
+const REST: Duration = Duration::from_nanos(SWEEP);
 /// How often processes, mappings and sockets are compared with what is known, without a hint that they changed.
 const REFRESH: u64 = 100_000_000;
 /// How often the lanes are looked at while no record comes and nothing waits in them.
@@ -112,6 +118,8 @@ pub struct Session<'a> {
     /// When the lanes were looked at last, and whether an entry lay in one of them.
     swept: Mono,
     entries_wait: bool,
+    /// When there was a record last.
+    stirred: Mono,
     /// Records came faster than usual.
     busy: bool,
     pace: Pace,
@@ -151,6 +159,7 @@ impl<'a> Session<'a> {
             counted: now,
             swept: Mono(0),
             entries_wait: false,
+            stirred: now,
             busy: false,
             pace: Pace::default(),
         };
@@ -174,11 +183,17 @@ impl<'a> Session<'a> {
             .options
             .duration
             .map(|duration| Instant::now() + duration);
+        let mut wakeups = self.probes.wakeups()?;
         tokio::pin!(stop);
         loop {
             let now = mono_now();
             let often = self.busy || self.discovery.is_matching(now);
-            let tick = if often { BUSY_TICK } else { TICK };
+            let rests = self.is_calm(now) && self.probes.rest();
+            let tick = match (often, rests) {
+                (true, _) => BUSY_TICK,
+                (false, false) => TICK,
+                (false, true) => REST,
+            };
             let pause = self
                 .judge
                 .next_timeout()
@@ -187,12 +202,24 @@ impl<'a> Session<'a> {
                 () = &mut stop => return Ok(Ended::Stopped),
                 () = wait_until(deadline) => return Ok(Ended::Stopped),
                 () = tokio::time::sleep(pause) => {}
+                woken = wakeups.next(), if rests => woken?,
+            }
+            if rests {
+                self.probes.wake_up();
             }
             self.step()?;
             if self.tree.is_empty() {
                 return Ok(Ended::TreeGone);
             }
         }
+    }
+
+    /// Nothing happens, and nothing is waited for.
+    fn is_calm(&self, now: Mono) -> bool {
+        now.since(self.stirred) >= CALM
+            && !self.entries_wait
+            && !self.hinted
+            && !self.discovery.wants_rings()
     }
 
     /// Detaches, judges what is still there, reports the summary.
@@ -220,6 +247,9 @@ impl<'a> Session<'a> {
     fn step(&mut self) -> anyhow::Result<()> {
         let now = mono_now();
         let stirred = self.drain(now)?;
+        if stirred {
+            self.stirred = now;
+        }
         if self.hinted || now.since(self.refreshed) >= REFRESH {
             self.refresh(now)?;
         }
@@ -369,6 +399,9 @@ impl<'a> Session<'a> {
             for proc in self.tree.resync(&mut self.probes) {
                 self.ended(proc, now)?;
             }
+        }
+        for pid in self.tree.stirred() {
+            self.discovery.hint(Hint::Stirred { pid });
         }
         let live: Vec<u32> = self.tree.pids().collect();
         let changes = self.discovery.refresh(now, &live);

@@ -14,6 +14,8 @@ use crate::{exit::Refusal, observe::mono_now, probes::Probes, process};
 
 /// Scans after which a tree that never stops forking is taken as it is; the probes know the rest.
 const MOST_SCANS: usize = 16;
+/// Members that were seen alive are looked at every so many times.
+const TURNS: u32 = 16;
 /// Members looked at each time whether they are still there.
 const MOST_LOOKS: usize = 512;
 /// Fds of a process whose sockets are remembered.
@@ -25,8 +27,8 @@ pub(crate) struct Tree {
     members: BTreeMap<u32, Member>,
     /// Members that were dead when they were looked at last, though no record said so.
     dead: BTreeSet<u32>,
-    /// Where the next look begins.
-    looked_at: u32,
+    /// Whose turn it is to be looked at.
+    turn: u32,
 }
 
 /// One process.
@@ -35,6 +37,10 @@ pub(crate) struct Member {
     pub(crate) id: ProcId,
     /// Sockets behind fds, as records and looks showed them: says what an fd was that is closed now.
     pub(crate) fds: BTreeMap<i32, u64>,
+    /// There was a record of it since this was asked last.
+    pub(crate) stirred: bool,
+    /// It lived after it had been entered: the record of its end cannot have been missed.
+    seen_alive: bool,
 }
 
 impl Tree {
@@ -85,13 +91,7 @@ impl Tree {
                     format!("cannot trace pid {pid}: the table of processes is full")
                 })?;
         }
-        self.members.insert(
-            pid,
-            Member {
-                id,
-                fds: BTreeMap::new(),
-            },
-        );
+        self.members.insert(pid, Member::new(id, BTreeMap::new()));
         Ok(true)
     }
 
@@ -110,7 +110,7 @@ impl Tree {
             .get(&parent)
             .map(|m| m.fds.clone())
             .unwrap_or_default();
-        self.members.insert(child, Member { id, fds });
+        self.members.insert(child, Member::new(id, fds));
         id
     }
 
@@ -134,20 +134,35 @@ impl Tree {
         self.members.is_empty()
     }
 
+    /// Those of whom there was a record since this was asked last.
+    pub(crate) fn stirred(&mut self) -> impl Iterator<Item = u32> + '_ {
+        let stirred = |member: &mut Member| std::mem::take(&mut member.stirred);
+        self.members
+            .iter_mut()
+            .filter_map(move |(pid, member)| stirred(member).then_some(*pid))
+    }
+
     /// Removes members that ended without a record: they were ending when they were entered, and the probes did not know
-    /// them yet. Who is dead twice, a second apart, is no record's business any more. Looks at a part of a large tree.
+    /// them yet. Who is dead twice, a second apart, is no record's business any more. Whoever was seen alive is looked at
+    /// seldom, in case that something else went wrong, and a large tree in parts.
     pub(crate) fn reap(&mut self, probes: &mut Probes) -> Vec<ProcId> {
-        let from_here = self.members.range(self.looked_at..);
-        let look: Vec<(u32, ProcId)> = from_here
-            .chain(self.members.range(..self.looked_at))
+        self.turn = (self.turn + 1) % TURNS;
+        let look: Vec<(u32, ProcId)> = self
+            .members
+            .iter()
+            .filter(|(pid, member)| {
+                !member.seen_alive || self.dead.contains(pid) || **pid % TURNS == self.turn
+            })
             .take(MOST_LOOKS)
             .map(|(pid, member)| (*pid, member.id))
             .collect();
-        self.looked_at = look.last().map_or(0, |(pid, _)| pid.wrapping_add(1));
         let mut gone = Vec::new();
         for (pid, id) in look {
             if id_of(pid) == Some(id) {
                 self.dead.remove(&pid);
+                if let Some(member) = self.members.get_mut(&pid) {
+                    member.seen_alive = true;
+                }
             } else if !self.dead.insert(pid) {
                 self.dead.remove(&pid);
                 probes.forget(pid);
@@ -173,10 +188,7 @@ impl Tree {
         for pid in probes.traced() {
             if let Entry::Vacant(entry) = self.members.entry(pid) {
                 match id_of(pid) {
-                    Some(id) => drop(entry.insert(Member {
-                        id,
-                        fds: BTreeMap::new(),
-                    })),
+                    Some(id) => drop(entry.insert(Member::new(id, BTreeMap::new()))),
                     None => probes.forget(pid),
                 }
             }
@@ -186,6 +198,15 @@ impl Tree {
 }
 
 impl Member {
+    fn new(id: ProcId, fds: BTreeMap<i32, u64>) -> Self {
+        Self {
+            id,
+            fds,
+            stirred: true,
+            seen_alive: false,
+        }
+    }
+
     /// Notes which socket an fd was.
     pub(crate) fn saw_fd(&mut self, fd: i32, inode: u64) {
         if self.fds.len() < MOST_FDS || self.fds.contains_key(&fd) {
