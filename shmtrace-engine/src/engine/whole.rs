@@ -76,7 +76,8 @@ impl Engine {
             state.owed = owes && state.unchanged_since < seen.at;
         }
         shown.extend(self.quiet(seen, last_move));
-        // A ring that starts anew for a new plugin is no broken ring.
+        // A ring that starts anew for a new plugin is no broken ring: the next look will tell.
+        let all = shown.len();
         shown.retain(|shown| {
             let dead = |peer| {
                 let mut entries = seen.peers.iter();
@@ -106,6 +107,9 @@ impl Engine {
             due = Some(due.map_or(expired, |due| due.min(expired)));
         }
         let mut due = due.filter(|due| *due > seen.at);
+        if shown.len() < all {
+            due = Some(seen.at.plus(hubs::LOOK / 5));
+        }
         for hubs::Shown {
             key,
             looks,
