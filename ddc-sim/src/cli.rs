@@ -13,11 +13,13 @@ use sim_kit::host::Host as Stage;
 use sim_kit::run::{self, Planted};
 use sim_kit::theft::{self, ThiefOptions};
 
+use crate::attack::{self, AttackOptions};
 use crate::plant::{eat_memory, hog, plant};
 use crate::plugin;
 use crate::spec::{Kind, Spec};
 use crate::stress::{StressOptions, fork_storm, stop_storm};
 use crate::wire::Wire;
+use crate::witness;
 
 /// A stand-in for ddc: a host and its plugins as real processes, with faults on request
 #[derive(Debug, Parser)]
@@ -38,6 +40,12 @@ enum Role {
     /// Take one token out of the doorbell of another process
     #[command(hide = true)]
     Thief(ThiefOptions),
+    /// Damage and replace a hub, whose processes must be stopped, to try out who reads it
+    #[command(hide = true)]
+    Attack(AttackOptions),
+    /// Make calls whose results are known until stdin ends, and tell whether one was interrupted or differed
+    #[command(hide = true)]
+    Witness,
     #[command(hide = true)]
     Hog {
         #[arg(long)]
@@ -97,6 +105,8 @@ pub(crate) fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Role::Thief(options) => theft::run(options),
+        Role::Attack(options) => attack::run(&options),
+        Role::Witness => witness::run(),
         Role::Hog { cpu } => hog(cpu),
         Role::EatMemory { bytes } => eat_memory(bytes),
         Role::ForkStorm => fork_storm(),

@@ -16,6 +16,7 @@
 //! `mono_ns` of `CLOCK_MONOTONIC`, pid), `healed`, `progress` (on SIGUSR2) and `done`, named by `event`. SIGUSR1 is
 //! answered on stderr, as `ddc` does.
 
+mod attack;
 mod bell;
 mod cli;
 mod group;
@@ -26,6 +27,7 @@ mod raw;
 mod spec;
 mod stress;
 mod wire;
+mod witness;
 
 fn main() -> anyhow::Result<()> {
     cli::main()

@@ -35,6 +35,7 @@ pub(crate) fn run() -> Result<()> {
             .env("CARGO_TARGET_DIR", probes_target)
             .args(DENY),
     ));
+    checks.push(check_other_machine());
     let failed: Vec<String> = checks
         .into_iter()
         .filter_map(|check| Some(format!("{:#}", check.err()?)))
@@ -44,6 +45,24 @@ pub(crate) fn run() -> Result<()> {
     } else {
         bail!("{}", failed.join("; "))
     }
+}
+
+/// The other machine that is promised.
+const OTHER: &str = "aarch64-unknown-linux-gnu";
+
+/// Daemon and probes, checked for the other machine: what differs there is compiled nowhere else. Nothing is linked, so no
+/// linker of its own is needed; but a standard library, which only rustup has.
+fn check_other_machine() -> Result<()> {
+    let add = ["target", "add", OTHER];
+    if !process::succeeds(&mut process::command("rustup", add)) {
+        println!("{OTHER} is not checked: `rustup target add {OTHER}` does not work here");
+        return Ok(());
+    }
+    process::run(
+        clippy(&workspace::root())
+            .args(["--package", "shmtrace", "--target", OTHER])
+            .args(DENY),
+    )
 }
 
 const DENY: [&str; 3] = ["--", "-D", "warnings"];

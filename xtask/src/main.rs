@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod corpus;
 mod demo;
+mod endure;
 mod fuzz;
 mod lint;
 mod mutants;
@@ -47,6 +48,9 @@ enum Task {
     Mutants(mutants::Task),
     /// Run the transport's tests under Miri or a thread sanitizer
     Sanitize(sanitize::Sanitize),
+    /// Try out whether it can stay attached for days: harmless, unharmed by an enemy, and not growing
+    #[command(subcommand)]
+    Endure(endure::Endure),
     /// Feed everything that shmtrace reads with what nobody expects, until something breaks
     Fuzz(fuzz::Fuzz),
     /// Run the daemon on Debian's kernels from 5.10 to the newest, emulated
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Task::Corpus(corpus) => corpus.run(),
         Task::Mutants(mutants) => mutants.run(),
         Task::Sanitize(sanitize) => sanitize.run(),
+        Task::Endure(endure) => endure.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::VmTest(vm_test) => vm_test.run(),
     };

@@ -358,6 +358,29 @@ mod tests {
         }
     }
 
+    /// The one way of it on aarch64, and what some libcs use everywhere.
+    #[test]
+    fn epoll_pwait_waits_for_the_doorbell_too() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let ends = [inode(ours.as_raw_fd())];
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&poll, &ours, data, epoll::EventFlags::IN).unwrap();
+        let sleep = move || {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            // SAFETY: room for one event, and no mask of signals.
+            let ready = unsafe {
+                libc::epoll_pwait(poll.as_raw_fd(), &raw mut event, 1, -1, std::ptr::null())
+            };
+            assert_eq!(ready, 1);
+        };
+        assert_eq!(
+            seen(&ends, sleep, || ring_once(&theirs)),
+            WaitsFor::Doorbell
+        );
+        assert_eq!(kind(libc::SYS_epoll_pwait), Kind::Epoll);
+    }
+
     #[test]
     fn a_nested_epoll_is_followed_and_a_spent_one_shot_entry_does_not_count() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();

@@ -11,7 +11,7 @@ mod machine;
 mod proofs;
 mod regimes;
 mod report;
-mod sim;
+pub(crate) mod sim;
 
 use std::{fs, path::PathBuf};
 

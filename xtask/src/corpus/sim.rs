@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
-    process::{ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, Sender},
     thread,
 };
@@ -94,6 +94,22 @@ impl Talker {
             process::interrupt(&self.guard.0)?;
         }
         Ok(())
+    }
+
+    /// Lets its stdin end.
+    pub(crate) fn hang_up(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        self.guard.0.wait().context("cannot wait for a child")
+    }
+
+    /// Kills it where it stands, and waits for its end.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.guard.0.kill().context("cannot kill a child")?;
+        self.wait().map(drop)
     }
 
     /// Asks it to end and waits.
