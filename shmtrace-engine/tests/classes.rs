@@ -318,6 +318,19 @@ fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
 }
 
 #[test]
+fn a_ring_that_falls_to_its_beginning_is_broken_unless_its_plugin_may_just_have_begun() {
+    for (age, expected) in [(100, &[][..]), (3000, &[Code::RingCorrupt])] {
+        let mut world = World::new(1);
+        // What an earlier plugin left behind: the one that is bound now has not rung yet.
+        world.ring_of(to_peer(0)).indexes = Indexes { head: 3, tail: 3 };
+        world.wait(age * MS);
+        world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
+        world.wait(3000 * MS);
+        assert_eq!(said(&world, State::Missed), expected, "{age} ms");
+    }
+}
+
+#[test]
 fn a_ring_that_breaks_under_a_suspicion_is_broken_and_not_stuck() {
     let mut world = World::new(1);
     world.round_trips(0, 3);

@@ -4,6 +4,7 @@
 //! test notices, is an error: the table must follow the code.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -26,7 +27,7 @@ const STAGES: [&[&str]; 3] = [
 
 #[derive(Args)]
 pub(crate) struct Task {
-    /// Only rules with this in their names; the results are not kept then
+    /// Only rules with this in their names; what is known of the others stays
     pattern: Option<String>,
     /// Random cases for each property
     #[arg(long, default_value_t = 1000)]
@@ -60,6 +61,23 @@ pub(crate) enum Outcome {
     DoesNotCompile(String),
 }
 
+impl Mutants {
+    /// Takes over what another run has for rules of the table that this one left out.
+    fn complete(&mut self, before: Self, table: &str) -> Result<()> {
+        let mut all: BTreeMap<String, Mutant> = before
+            .all
+            .into_iter()
+            .chain(std::mem::take(&mut self.all))
+            .map(|mutant| (mutant.name.clone(), mutant))
+            .collect();
+        self.all = rules(table)?
+            .iter()
+            .filter_map(|rule| all.remove(&rule.title()))
+            .collect();
+        Ok(())
+    }
+}
+
 impl Mutant {
     pub(crate) fn noticed(&self) -> bool {
         matches!(self.outcome, Outcome::Noticed(_))
@@ -83,6 +101,12 @@ struct Rule<'a> {
     expression: &'a str,
 }
 
+impl Rule<'_> {
+    fn title(&self) -> String {
+        self.name.replace('-', " ")
+    }
+}
+
 impl Task {
     pub(crate) fn run(&self) -> Result<()> {
         let engine = workspace::root().join("shmtrace-engine");
@@ -102,16 +126,17 @@ impl Task {
                 continue;
             }
             let mutant = Mutant {
-                name: rule.name.replace('-', " "),
+                name: rule.title(),
                 file: rule.file.to_owned(),
                 outcome: copy.broken(&rule)?,
             };
             eprintln!("{:44} {}", mutant.name, mutant.shown());
             mutants.all.push(mutant);
         }
-        if self.pattern.is_none() {
-            corpus::keep("mutants", &mutants)?;
+        if self.pattern.is_some() {
+            mutants.complete(corpus::kept("mutants")?.unwrap_or_default(), &table)?;
         }
+        corpus::keep("mutants", &mutants)?;
         let silent = mutants
             .all
             .iter()

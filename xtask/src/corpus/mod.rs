@@ -171,7 +171,7 @@ pub(crate) fn keep(part: &str, result: &impl Serialize) -> Result<()> {
 }
 
 /// The result of a part, if it ran.
-fn kept<T: DeserializeOwned>(part: &str) -> Result<Option<T>> {
+pub(crate) fn kept<T: DeserializeOwned>(part: &str) -> Result<Option<T>> {
     let path = folder().join(format!("{part}.json"));
     let Ok(text) = fs::read(&path) else {
         return Ok(None);
