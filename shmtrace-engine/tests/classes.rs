@@ -332,17 +332,25 @@ fn a_ring_that_falls_to_its_beginning_is_broken_unless_its_plugin_may_just_have_
 
 #[test]
 fn a_ring_that_breaks_under_a_suspicion_is_broken_and_not_stuck() {
-    let mut world = World::new(1);
-    world.round_trips(0, 3);
-    world.wait(3000 * MS);
-    world.publish(to_peer(0));
-    world.wait(30 * MS);
-    world.hub.violations = vec![Violation {
-        lane: Some(to_peer(0)),
-        what: "entry 3 was overwritten while it waited".to_owned(),
-    }];
-    world.wait(1000 * MS);
-    assert_eq!(said(&world, State::Missed), [Code::RingCorrupt]);
+    for signalled in [false, true] {
+        let mut world = World::new(1);
+        world.round_trips(0, 3);
+        world.wait(3000 * MS);
+        world.publish(to_peer(0));
+        if signalled {
+            world.ring(to_peer(0));
+            world.wake(plugin(0), 1);
+            world.take(to_peer(0), plugin(0));
+            world.idle(plugin(0), to_peer(0));
+        }
+        world.wait(30 * MS);
+        world.hub.violations = vec![Violation {
+            lane: Some(to_peer(0)),
+            what: "entry 3 was overwritten while it waited".to_owned(),
+        }];
+        world.wait(1000 * MS);
+        assert_eq!(said(&world, State::Missed), [Code::RingCorrupt]);
+    }
 }
 
 const SLOT: SlotObservation = SlotObservation {
