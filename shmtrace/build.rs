@@ -1,4 +1,4 @@
-//! Compiles the probes and leaves their objects as `$OUT_DIR/shmtrace` and `$OUT_DIR/profile`.
+//! Compiles the probes and leaves their objects as `$OUT_DIR/shmtrace`, `$OUT_DIR/profile` and `$OUT_DIR/floor`.
 //!
 //! Without a toolchain for them the object is empty and `cfg(shmtrace_no_probes)` is set, so that checks and the tests of
 //! everything else still work; `SHMTRACE_REQUIRE_PROBES=1` makes that an error. Probes that do not compile are always one.
@@ -142,7 +142,7 @@ fn leave_stub(why: &str) -> Result<()> {
         "cargo::warning=shmtrace is built without probes: {why}; `cargo xtask setup` installs what is missing or names it"
     );
     println!("cargo::rustc-cfg=shmtrace_no_probes");
-    for object in ["shmtrace", "profile"] {
+    for object in ["shmtrace", "profile", "floor"] {
         let object = PathBuf::from(variable("OUT_DIR")?).join(object);
         fs::write(&object, b"").with_context(|| format!("cannot write {}", object.display()))?;
     }

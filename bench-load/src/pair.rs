@@ -44,6 +44,9 @@ pub(crate) struct Pair {
     /// A plugin that never looks at its doorbell, for `micro`
     #[arg(long)]
     idle: bool,
+    /// Plugins beside it that never look at their doorbells
+    #[arg(long, default_value_t = 0)]
+    more_plugins: u16,
 }
 
 impl Pair {
@@ -64,16 +67,26 @@ impl Pair {
             "/tmp/dodeca-hub-{}.shm",
             std::process::id()
         )));
-        let handle = T::create_hub(&hub.0, 1, 256)?;
+        let handle = T::create_hub(&hub.0, 1 + self.more_plugins, 256)?;
         let peer = T::add_peer(&handle, "dodeca-mod-bench")?;
-        let plugin = self.start_plugin(&hub, peer.id, peer.plugin_fd)?;
+        let mut plugins = vec![self.start_plugin(&hub, peer.id, peer.plugin_fd, self.idle)?];
         // SAFETY: the transport gave us `plugin_fd` to close, and nothing else in this process refers to it.
         let plugin_end = unsafe { OwnedFd::from_raw_fd(peer.plugin_fd) };
+        // Kept, since their hosts' ends are theirs.
+        let mut beside = Vec::new();
+        for _ in 0..self.more_plugins {
+            let peer = T::add_peer(&handle, "dodeca-mod-beside")?;
+            plugins.push(self.start_plugin(&hub, peer.id, peer.plugin_fd, true)?);
+            // SAFETY: as above.
+            drop(unsafe { OwnedFd::from_raw_fd(peer.plugin_fd) });
+            beside.push(peer);
+        }
         drop(entered);
+        let pids: Vec<u32> = plugins.iter().map(|plugin| plugin.0.id()).collect();
 
         println!(
             "{}",
-            json!({"host": std::process::id(), "plugin": plugin.0.id(), "hub": hub.0})
+            json!({"host": std::process::id(), "plugins": pids, "hub": hub.0})
         );
         let mut trips = Trips::new();
         obey(|words| match words {
@@ -92,7 +105,7 @@ impl Pair {
         })
     }
 
-    fn start_plugin(&self, hub: &HubFile, peer: u16, doorbell: i32) -> Result<Running> {
+    fn start_plugin(&self, hub: &HubFile, peer: u16, doorbell: i32, idle: bool) -> Result<Running> {
         let own = std::env::current_exe().context("cannot find our own program")?;
         let kind = self
             .transport
@@ -104,8 +117,8 @@ impl Pair {
             format!("--transport={}", kind.get_name()).into(),
         ];
         command.extend(self.plugin_cpu.map(|cpu| format!("--cpu={cpu}").into()));
-        command.extend(self.idle.then(|| "--idle".into()));
-        let name = child::plugin_name(0);
+        command.extend(idle.then(|| "--idle".into()));
+        let name = child::plugin_name(usize::from(peer));
         let plugin = Plugin {
             command: &command,
             name: &name,

@@ -133,7 +133,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Classic tracepoints get their ids from there.
-fn mount_tracefs() -> Result<()> {
+pub(crate) fn mount_tracefs() -> Result<()> {
     let tracefs = "/sys/kernel/tracing";
     if Path::new(tracefs).join("events").exists() {
         return Ok(());

@@ -42,6 +42,15 @@ pub(crate) fn build_release(packages: &[&str]) -> Result<()> {
     )
 }
 
+/// Builds an example with optimizations.
+pub(crate) fn build_release_example(package: &str, example: &str) -> Result<()> {
+    process::run(
+        cargo("build")
+            .args(["--release", "--package", package, "--example", example])
+            .env(REQUIRE_PROBES.0, REQUIRE_PROBES.1),
+    )
+}
+
 /// The folder of the built programs.
 pub(crate) fn built(profile: &str) -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);

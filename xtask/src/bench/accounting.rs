@@ -45,7 +45,7 @@ pub(crate) fn measure(transport: &str) -> Result<Vec<Account>> {
 fn account(transport: &str, writers: usize, stall: Duration) -> Result<Account> {
     let programs = workspace::built("release");
     let mut loads = (0..writers)
-        .map(|cpu| Load::doorbell(&programs, transport, &cpu.to_string()))
+        .map(|cpu| Load::doorbell(&programs, transport, &cpu.to_string(), 0))
         .collect::<Result<Vec<_>>>()?;
     let pids: Vec<u32> = loads.iter().flat_map(|load| load.pids.clone()).collect();
     let attached = Tracer::Shmtrace.attach(&programs, &pids)?;

@@ -55,8 +55,13 @@ impl Load {
         Self::start(programs, &args, spinners)?.with_plugin()
     }
 
-    /// A host with a doorbell on a processor, and a plugin that never looks at it.
-    pub(crate) fn doorbell(programs: &Path, transport: &str, cpu: &str) -> Result<Self> {
+    /// A host with a doorbell on a processor, a plugin that never looks at it, and more of these beside it.
+    pub(crate) fn doorbell(
+        programs: &Path,
+        transport: &str,
+        cpu: &str,
+        more: usize,
+    ) -> Result<Self> {
         let args = [
             "pair",
             "--transport",
@@ -66,6 +71,8 @@ impl Load {
             "--plugin-cpu",
             cpu,
             "--idle",
+            "--more-plugins",
+            &more.to_string(),
         ];
         Self::start(programs, &args, Vec::new())?.with_plugin()
     }
@@ -96,11 +103,12 @@ impl Load {
 
     fn with_plugin(mut self) -> Result<Self> {
         let said = self.answer()?;
-        let plugin = said["plugin"]
-            .as_u64()
-            .and_then(|pid| u32::try_from(pid).ok());
-        self.pids
-            .push(plugin.context("bench-load names no plugin")?);
+        let plugins = said["plugins"].as_array().into_iter().flatten();
+        let plugins = plugins.filter_map(|pid| u32::try_from(pid.as_u64()?).ok());
+        self.pids.extend(plugins);
+        if self.pids.len() < 2 {
+            bail!("bench-load names no plugin: {said}");
+        }
         Ok(self)
     }
 
@@ -131,12 +139,12 @@ impl Load {
     }
 
     /// Median and 99th percentile of a round trip, in microseconds, with a pause of 200 us after each.
-    pub(crate) fn paced(&mut self, time: Duration) -> Result<(f64, f64)> {
+    pub(crate) fn paced(&mut self, time: Duration) -> Result<[f64; 2]> {
         let result = self.measure(&format!("trips {} 200000", time.as_millis()))?;
-        Ok((
+        Ok([
             number(&result, "p50_ns")? / 1e3,
             number(&result, "p99_ns")? / 1e3,
-        ))
+        ])
     }
 
     /// Signals and takings on the doorbell for a time; how many calls these were.

@@ -4,7 +4,10 @@
 //! both halves of a pair see the same machine, and what the machine does to all of them drops out of the ratio.
 
 mod accounting;
+mod delay;
 mod figures;
+mod goals;
+mod growth;
 mod load;
 mod report;
 mod tracer;
@@ -15,10 +18,17 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{process, setup, test, workspace};
-use figures::Samples;
 use load::{Load, Placement};
-use report::{Idle, Report, Row};
+use report::{Bystander, Idle, Report, Row};
 use tracer::{Cost, Tracer};
+
+/// Where the part of the report begins that a person wrote.
+const REMARKS: &str = "\n## What stands in the way";
+/// Round trips in SPIN vary with where the hypervisor lets the processors run: so many times as many pairs.
+const SPIN_MORE: u32 = 3;
+/// An idle tree is watched for so many windows of this length: the first ones show the looks at what is new.
+const IDLE_WINDOWS: usize = 4;
+const IDLE_WINDOW: Duration = Duration::from_secs(10);
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,23 +75,31 @@ impl Bench {
                 "tracing other processes takes root: `sudo -E env PATH=\"$PATH\" cargo xtask bench`"
             );
         }
-        let tracers: &[Tracer] = if self.alone {
-            &tracer::ALL[..1]
-        } else {
-            &tracer::ALL
-        };
-        workspace::build_release(&["shmtrace", "bench-load", "rapace-peers"])?;
+        workspace::build_release(&["shmtrace", "bench-load", "rapace-peers", "ddc-sim"])?;
+        // Classic tracepoints are found there.
+        test::mount_tracefs()?;
 
         let mut report = Report::default();
-        for &tracer in tracers {
-            match tracer.install() {
-                Ok(()) => report.rows.push(self.compare(tracer)?),
-                Err(error) => report.absent.push(format!("{}: {error:#}", tracer.name())),
+        let mut tracers = vec![Tracer::Shmtrace];
+        match workspace::build_release_example("shmtrace", "floor") {
+            Ok(()) => tracers.extend(tracer::FLOORS),
+            Err(error) => report.absent.push(format!("floors: {error:#}")),
+        }
+        let others: &[Tracer] = if self.alone { &[] } else { &tracer::OTHERS };
+        for &other in others {
+            match other.install() {
+                Ok(()) => tracers.push(other),
+                Err(error) => report.absent.push(format!("{}: {error:#}", other.name())),
             }
         }
-        report.bystanders = self.bystanders()?;
-        report.idle = self.idle()?;
+        report.rows = self.compare(&tracers)?;
+        tracers.retain(|tracer| tracer.is_light());
+        report.bystanders = self.bystanders(&tracers)?;
+        report.growth = growth::measure(self)?;
+        report.delays = delay::measure(self)?;
+        report.idle = Self::idle()?;
         report.accounts = accounting::measure(&self.transport)?;
+        report.program_bytes = program_bytes()?;
         let text = report.text(self);
         println!("\n{text}");
         let output = workspace::root().join(&self.output);
@@ -89,116 +107,127 @@ impl Bench {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        fs::write(&output, text).with_context(|| format!("cannot write {}", output.display()))
+        // What was made of the figures of another run is kept, to be compared with these.
+        let before = fs::read_to_string(&output).unwrap_or_default();
+        let remarks = before.find(REMARKS).map_or("", |at| &before[at..]);
+        fs::write(&output, format!("{text}{remarks}"))
+            .with_context(|| format!("cannot write {}", output.display()))
     }
 
-    /// All that is measured of one tracer.
-    fn compare(&self, tracer: Tracer) -> Result<Row> {
-        eprintln!("measuring {}", tracer.name());
-        let mut row = Row::new(tracer.name());
+    /// All that is measured of each tracer, on the same processes.
+    fn compare(&self, tracers: &[Tracer]) -> Result<Vec<Row>> {
+        let mut rows: Vec<Row> = tracers.iter().map(|tracer| Row::new(*tracer)).collect();
+        let rate = |load: &mut Load| Ok([load.trips_a_second(self.time())?]);
+        eprintln!("measuring SAME");
         let mut pair = self.pair(Placement::Same)?;
-        row.same = self.ratio(tracer, &mut pair, &mut row.costs, &mut row.same_untraced)?;
+        self.in_turn(&mut rows, &mut pair, self.pairs, rate, |row, seen| {
+            row.same.push(seen.traced[0] / seen.untraced[0]);
+            row.same_untraced.push(seen.untraced[0]);
+            row.costs.push(seen.cost);
+        })?;
         drop(pair);
+
+        eprintln!("measuring SPIN");
         let mut pair = self.pair(Placement::Spin)?;
-        row.spin = self.ratio(tracer, &mut pair, &mut row.costs, &mut row.spin_untraced)?;
-        self.in_turn(tracer, &mut pair, |pair, traced| {
-            let (p50, p99) = pair.paced(self.time())?;
-            let side = if traced {
-                &mut row.paced
-            } else {
-                &mut row.paced_untraced
-            };
-            side.0.push(p50);
-            side.1.push(p99);
-            Ok(())
+        let often = self.pairs * SPIN_MORE;
+        self.in_turn(&mut rows, &mut pair, often, rate, |row, seen| {
+            row.spin.push(seen.traced[0] / seen.untraced[0]);
+            row.spin_untraced.push(seen.untraced[0]);
+            row.costs.push(seen.cost);
+        })?;
+
+        eprintln!("measuring paced");
+        let paced = |load: &mut Load| load.paced(self.time());
+        self.in_turn(&mut rows, &mut pair, self.pairs, paced, |row, seen| {
+            for (at, (traced, untraced)) in seen.traced.into_iter().zip(seen.untraced).enumerate() {
+                row.paced[at].push(traced);
+                row.paced_untraced[at].push(untraced);
+            }
         })?;
         drop(pair);
 
-        let mut doorbell = Load::doorbell(&workspace::built("release"), &self.transport, "0")?;
-        let mut untraced = 0.0;
-        self.in_turn(tracer, &mut doorbell, |doorbell, traced| {
-            let nanos = doorbell.per_call("micro", self.time())?;
-            if traced {
-                row.micro.push(nanos - untraced);
-            } else {
-                row.micro_untraced.push(nanos);
-                untraced = nanos;
-            }
-            Ok(())
+        eprintln!("measuring micro");
+        let mut doorbell = Load::doorbell(&workspace::built("release"), &self.transport, "0", 0)?;
+        let call = |load: &mut Load| Ok([load.per_call("micro", self.time())?]);
+        self.in_turn(&mut rows, &mut doorbell, self.pairs, call, |row, seen| {
+            row.micro.push(seen.traced[0] - seen.untraced[0]);
+            row.micro_untraced.push(seen.untraced[0]);
         })?;
-        Ok(row)
+        Ok(rows)
     }
 
-    /// Traced round trips a second as a share of untraced ones.
-    fn ratio(
+    /// Measures with each tracer in turn and without any before and after each.
+    fn in_turn<const FIGURES: usize>(
         &self,
-        tracer: Tracer,
-        pair: &mut Load,
-        costs: &mut Vec<Cost>,
-        rates: &mut Samples,
-    ) -> Result<Samples> {
-        let mut ratios = Samples::default();
-        let mut untraced = f64::NAN;
-        let seen = self.in_turn(tracer, pair, |pair, traced| {
-            let rate = pair.trips_a_second(self.time())?;
-            if traced {
-                ratios.push(rate / untraced);
-            } else {
-                rates.push(rate);
-                untraced = rate;
-            }
-            Ok(())
-        })?;
-        costs.extend(seen);
-        Ok(ratios)
-    }
-
-    /// Measures without and with the tracer, in turn.
-    fn in_turn(
-        &self,
-        tracer: Tracer,
+        rows: &mut [Row],
         load: &mut Load,
-        mut measure: impl FnMut(&mut Load, bool) -> Result<()>,
-    ) -> Result<Vec<Cost>> {
-        let mut costs = Vec::new();
-        for _ in 0..self.pairs {
-            measure(load, false)?;
-            let attached = tracer.attach(&workspace::built("release"), &load.pids)?;
-            measure(load, true)?;
-            costs.push(attached.detach()?);
+        rounds: u32,
+        mut measure: impl FnMut(&mut Load) -> Result<[f64; FIGURES]>,
+        mut keep: impl FnMut(&mut Row, Seen<FIGURES>),
+    ) -> Result<()> {
+        let mut before = measure(load)?;
+        for round in 0..rounds {
+            for row in &mut *rows {
+                if round >= self.pairs && !row.tracer.is_light() {
+                    continue;
+                }
+                let attached = row
+                    .tracer
+                    .attach(&workspace::built("release"), &load.pids)?;
+                let traced = measure(load)?;
+                let cost = attached.detach()?;
+                let after = measure(load)?;
+                let untraced = std::array::from_fn(|at| f64::midpoint(before[at], after[at]));
+                keep(
+                    row,
+                    Seen {
+                        untraced,
+                        traced,
+                        cost,
+                    },
+                );
+                before = after;
+            }
         }
-        Ok(costs)
+        Ok(())
     }
 
-    /// What processes pay that nobody traces, while shmtrace traces another: nanoseconds more for a call.
-    fn bystanders(&self) -> Result<Vec<(&'static str, Samples, Samples)>> {
+    /// What processes pay that nobody traces, while another is traced: nanoseconds more for a call.
+    fn bystanders(&self, tracers: &[Tracer]) -> Result<Vec<Bystander>> {
         eprintln!("measuring bystanders");
         let mut traced_pair = self.pair(Placement::Spin)?;
         traced_pair.trips_a_second(Duration::from_millis(100))?;
         let mut bystander = Load::alone(&workspace::built("release"))?;
-        let mut rows = vec![
-            ("getppid", Samples::default(), Samples::default()),
-            ("sendrecv", Samples::default(), Samples::default()),
-        ];
+        let mut rows: Vec<Bystander> = tracers.iter().map(|of| Bystander::new(*of)).collect();
+        let mut look = || -> Result<[f64; 2]> {
+            let mut nanos = [0.0; 2];
+            for (nanos, call) in nanos.iter_mut().zip(report::BYSTANDING) {
+                *nanos = bystander.per_call(call, self.time())?;
+            }
+            Ok(nanos)
+        };
+        let mut before = look()?;
         for _ in 0..self.pairs {
-            let mut before = Vec::new();
-            for (what, untraced, _) in &mut rows {
-                let nanos = bystander.per_call(what, self.time())?;
-                untraced.push(nanos);
-                before.push(nanos);
+            for row in &mut rows {
+                let attached = row
+                    .tracer
+                    .attach(&workspace::built("release"), &traced_pair.pids)?;
+                let traced = look()?;
+                attached.detach()?;
+                let after = look()?;
+                for (at, nanos) in traced.into_iter().enumerate() {
+                    let untraced = f64::midpoint(before[at], after[at]);
+                    row.untraced[at].push(untraced);
+                    row.added[at].push(nanos - untraced);
+                }
+                before = after;
             }
-            let attached =
-                Tracer::Shmtrace.attach(&workspace::built("release"), &traced_pair.pids)?;
-            for ((what, _, more), before) in rows.iter_mut().zip(before) {
-                more.push(bystander.per_call(what, self.time())? - before);
-            }
-            attached.detach()?;
         }
         Ok(rows)
     }
 
     /// What shmtrace needs for 31 plugins that sleep.
-    fn idle(&self) -> Result<Idle> {
+    fn idle() -> Result<Idle> {
         eprintln!("measuring an idle tree");
         let programs = workspace::built("release");
         let mut host = process::command(
@@ -211,14 +240,24 @@ impl Bench {
         let host = process::Guard(host.spawn().context("cannot start rapace-peer-04")?);
         thread::sleep(Duration::from_secs(2));
         let attached = Tracer::Shmtrace.attach(&programs, &[host.0.id()])?;
-        let time = self.time() * 10;
-        thread::sleep(time);
+        let mut before = tracer::cpu_time(attached.pid())?;
+        let mut shares = Vec::new();
+        let mut resident_kib = Vec::new();
+        for _ in 0..IDLE_WINDOWS {
+            resident_kib.push(tracer::resident_kib(attached.pid())?);
+            thread::sleep(IDLE_WINDOW);
+            let now = tracer::cpu_time(attached.pid())?;
+            shares.push(now.saturating_sub(before).as_secs_f64() / IDLE_WINDOW.as_secs_f64());
+            before = now;
+        }
+        resident_kib.push(tracer::resident_kib(attached.pid())?);
         let cost = attached.detach()?;
         host.end()?;
-        // Half a second passes between the attachment and the start of the clock; it is not counted.
         Ok(Idle {
-            share: cost.cpu.as_secs_f64() / time.as_secs_f64(),
-            resident_kib: cost.resident_kib,
+            shares,
+            resident_kib,
+            attach: cost.attach,
+            detach: cost.detach,
         })
     }
 
@@ -232,6 +271,29 @@ impl Bench {
     fn time(&self) -> Duration {
         Duration::from_millis(self.millis)
     }
+}
+
+/// One measurement with a tracer, and the mean of those before and after it.
+struct Seen<const FIGURES: usize> {
+    untraced: [f64; FIGURES],
+    traced: [f64; FIGURES],
+    cost: Cost,
+}
+
+/// Bytes of shmtrace without symbols and debugging information.
+fn program_bytes() -> Result<u64> {
+    let program = workspace::built("release").join("shmtrace");
+    let stripped = program.with_extension("stripped");
+    process::run(
+        process::command("strip", ["--strip-all", "-o"])
+            .arg(&stripped)
+            .arg(&program),
+    )?;
+    let bytes = fs::metadata(&stripped)
+        .context("no stripped program")?
+        .len();
+    fs::remove_file(&stripped).context("cannot remove the stripped program")?;
+    Ok(bytes)
 }
 
 /// Measured by a program of its own, which needs no tracer but strace, to count system calls.

@@ -1,9 +1,20 @@
 //! The report, in markdown.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
-use super::{Bench, accounting::Account, figures::Samples, tracer::Cost};
+use super::{
+    Bench,
+    accounting::Account,
+    delay::Delay,
+    figures::Samples,
+    goals,
+    growth::Growth,
+    tracer::{Cost, Tracer},
+};
 use crate::process;
+
+/// Calls of those that nobody traces.
+pub(crate) const BYSTANDING: [&str; 2] = ["getppid", "sendrecv"];
 
 /// All figures of one run.
 #[derive(Default)]
@@ -11,47 +22,69 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     /// Tracers that could not be had here, and why.
     pub(crate) absent: Vec<String>,
-    /// Call, its time untraced, and what tracing of others adds to it.
-    pub(crate) bystanders: Vec<(&'static str, Samples, Samples)>,
+    pub(crate) bystanders: Vec<Bystander>,
+    pub(crate) growth: Vec<Growth>,
+    pub(crate) delays: Vec<Delay>,
     pub(crate) idle: Idle,
     pub(crate) accounts: Vec<Account>,
+    /// Of the program without symbols.
+    pub(crate) program_bytes: u64,
 }
 
 /// The figures of one tracer.
 pub(crate) struct Row {
-    name: &'static str,
+    pub(crate) tracer: Tracer,
     pub(crate) same: Samples,
     pub(crate) same_untraced: Samples,
     pub(crate) spin: Samples,
     pub(crate) spin_untraced: Samples,
     pub(crate) micro: Samples,
     pub(crate) micro_untraced: Samples,
-    pub(crate) paced: (Samples, Samples),
-    pub(crate) paced_untraced: (Samples, Samples),
+    /// Median and 99th percentile.
+    pub(crate) paced: [Samples; 2],
+    pub(crate) paced_untraced: [Samples; 2],
     pub(crate) costs: Vec<Cost>,
+}
+
+/// What a tracer of others costs, in nanoseconds for each of [`BYSTANDING`].
+pub(crate) struct Bystander {
+    pub(crate) tracer: Tracer,
+    pub(crate) untraced: [Samples; 2],
+    pub(crate) added: [Samples; 2],
 }
 
 /// What an idle tree costs.
 #[derive(Default)]
 pub(crate) struct Idle {
-    /// Of one processor.
-    pub(crate) share: f64,
-    pub(crate) resident_kib: u64,
+    /// Of one processor, for one window after the other.
+    pub(crate) shares: Vec<f64>,
+    pub(crate) resident_kib: Vec<u64>,
+    pub(crate) attach: Duration,
+    pub(crate) detach: Duration,
+}
+
+impl Bystander {
+    pub(crate) fn new(tracer: Tracer) -> Self {
+        Self {
+            tracer,
+            untraced: Default::default(),
+            added: Default::default(),
+        }
+    }
 }
 
 impl Row {
-    pub(crate) fn new(name: &'static str) -> Self {
-        let none = Samples::default;
+    pub(crate) fn new(tracer: Tracer) -> Self {
         Self {
-            name,
-            same: none(),
-            same_untraced: none(),
-            spin: none(),
-            spin_untraced: none(),
-            micro: none(),
-            micro_untraced: none(),
-            paced: (none(), none()),
-            paced_untraced: (none(), none()),
+            tracer,
+            same: Samples::default(),
+            same_untraced: Samples::default(),
+            spin: Samples::default(),
+            spin_untraced: Samples::default(),
+            micro: Samples::default(),
+            micro_untraced: Samples::default(),
+            paced: Default::default(),
+            paced_untraced: Default::default(),
             costs: Vec::new(),
         }
     }
@@ -69,8 +102,8 @@ impl Report {
         writeln!(
             text,
             "Measured by `cargo xtask bench --pairs {} --millis {} --transport {}{}` on {}. A host and one plugin call each other; \
-             each figure is a median of {} pairs of measurements, without and with the tracer in turn on the same processes, with the lowest \
-             and the highest in brackets.\n",
+             each figure is a median of {} measurements with each tracer in turn, compared with those without any just before and after on the \
+             same processes; in brackets the lowest and the highest, for SPIN, of which there are three times as many, the quartiles.\n",
             bench.pairs,
             bench.millis,
             bench.transport,
@@ -84,7 +117,8 @@ impl Report {
              Traced round trips a second as a share of untraced ones.\n\
              * SPIN: each on its own processor beside a SCHED_IDLE spinner, so that neither halts: a busy machine. The same share.\n\
              * micro: nanoseconds added to one `sendto` or `recvfrom` on a doorbell.\n\
-             * paced: microseconds of a round trip, median / 99th percentile, with a pause of 200 us after each, placed as in SPIN.\n"
+             * paced: microseconds of a round trip, median / 99th percentile, with a pause of 200 us after each, placed as in SPIN.\n\
+             * floor: what any tracer at these places costs; the programs do what the row says and nothing else.\n"
         )?;
         self.write_rows(text)?;
         for absent in &self.absent {
@@ -93,25 +127,91 @@ impl Report {
         if let Some(row) = self.rows.first() {
             write_costs(row, text)?;
         }
+        self.write_bystanders(text)?;
+        self.write_growth(text)?;
         writeln!(
             text,
-            "\n| bystander: a call of a process that is not traced | untraced, ns | added, ns |\n|---|---|---|"
+            "\nAn idle tree of a host and 31 plugins, in each of {} windows of 10 s after it was attached to: {} of one processor, and {} \
+             resident. Attached in {:.0} ms, detached in {:.0} ms. The program without symbols: {:.1} MB.",
+            self.idle.shares.len(),
+            list(
+                self.idle
+                    .shares
+                    .iter()
+                    .map(|share| format!("{:.2} %", share * 100.0))
+            ),
+            list(
+                self.idle
+                    .resident_kib
+                    .iter()
+                    .map(|kib| format!("{:.1} MiB", *kib as f64 / 1024.0))
+            ),
+            self.idle.attach.as_secs_f64() * 1e3,
+            self.idle.detach.as_secs_f64() * 1e3,
+            self.program_bytes as f64 / 1e6
         )?;
-        for (what, untraced, more) in &self.bystanders {
+        self.write_accounts(text)?;
+        goals::write(self, text)
+    }
+
+    fn write_bystanders(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(
+            text,
+            "\n| bystander: a call of a process that is not traced, ns | `getppid` | `sendrecv` |\n|---|---|---|"
+        )?;
+        if let Some(Bystander { untraced, .. }) = self.bystanders.first() {
+            let [getppid, sendrecv] = untraced;
             writeln!(
                 text,
-                "| `{what}` | {} | {} |",
-                untraced.shown(),
-                more.shown()
+                "| untraced | {} | {} |",
+                getppid.shown(),
+                sendrecv.shown()
+            )?;
+        }
+        for Bystander { tracer, added, .. } in &self.bystanders {
+            let [getppid, sendrecv] = added;
+            writeln!(
+                text,
+                "| {} | +{} | +{} |",
+                tracer.name(),
+                getppid.shown(),
+                sendrecv.shown()
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_growth(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(
+            text,
+            "\n| peers | unrelated processes | a call untraced, ns | traced, more | processor time for a million records, s |\n\
+             |---|---|---|---|---|"
+        )?;
+        for row in &self.growth {
+            writeln!(
+                text,
+                "| {} | {} | {} | {} | {} |",
+                row.peers,
+                row.unrelated,
+                row.untraced.shown(),
+                row.added.shown(),
+                row.cpu.shown()
             )?;
         }
         writeln!(
             text,
-            "\nAn idle tree of a host and 31 plugins: {:.2} % of one processor, {:.1} MiB resident at most.",
-            self.idle.share * 100.0,
-            self.idle.resident_kib as f64 / 1024.0
+            "\n| from stuck to the finding, grace 50 ms | trials | median, ms | p99, ms |\n|---|---|---|---|"
         )?;
-        self.write_accounts(text)
+        for Delay { load, delays } in &self.delays {
+            writeln!(
+                text,
+                "| {load} | {} | {:.1} | {:.1} |",
+                delays.len(),
+                delays.median(),
+                delays.quantile(0.99)
+            )?;
+        }
+        Ok(())
     }
 
     fn write_accounts(&self, text: &mut String) -> std::fmt::Result {
@@ -152,20 +252,20 @@ impl Report {
                 text,
                 "| untraced | {} a second | {} a second | {} a call | {} / {} |",
                 row.same_untraced.shown(),
-                row.spin_untraced.shown(),
+                row.spin_untraced.quartiles(),
                 row.micro_untraced.shown(),
-                row.paced_untraced.0.shown(),
-                row.paced_untraced.1.shown()
+                row.paced_untraced[0].shown(),
+                row.paced_untraced[1].shown()
             )?;
         }
         for row in &self.rows {
-            let (p50, p99) = (row.paced.0.shown(), row.paced.1.shown());
+            let (p50, p99) = (row.paced[0].shown(), row.paced[1].shown());
             writeln!(
                 text,
                 "| {} | {} | {} | {} | {p50} / {p99} |",
-                row.name,
+                row.tracer.name(),
                 row.same.shown(),
-                row.spin.shown(),
+                row.spin.quartiles(),
                 row.micro.shown()
             )?;
         }
@@ -181,7 +281,7 @@ fn write_costs(row: &Row, text: &mut String) -> std::fmt::Result {
     };
     let attach = samples(&|cost| cost.attach.as_secs_f64() * 1e3);
     let detach = samples(&|cost| cost.detach.as_secs_f64() * 1e3);
-    let cpu = samples(&|cost| cost.cpu.as_secs_f64() / (cost.events as f64 / 1e6));
+    let cpu = samples(&Cost::cpu_per_million);
     let rate = row.costs.iter().map(|cost| cost.events).sum::<u64>();
     let sum = |of: &dyn Fn(&Cost) -> u64| row.costs.iter().map(of).sum::<u64>();
     writeln!(
@@ -200,6 +300,11 @@ fn write_costs(row: &Row, text: &mut String) -> std::fmt::Result {
             .unwrap_or_default() as f64
             / 1024.0
     )
+}
+
+/// `a, b, c`.
+fn list(words: impl Iterator<Item = String>) -> String {
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn machine() -> String {

@@ -21,18 +21,30 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracer {
     Shmtrace,
+    /// Programs that do next to nothing, by the name that `shmtrace/examples/floor.rs` has for them.
+    Floor(&'static str),
     Strace,
     PerfTrace,
     BpftraceLines,
     BpftraceCounts,
 }
 
-pub(crate) const ALL: [Tracer; 5] = [
-    Tracer::Shmtrace,
+/// What is compared with shmtrace by default.
+pub(crate) const OTHERS: [Tracer; 4] = [
     Tracer::BpftraceCounts,
     Tracer::BpftraceLines,
     Tracer::PerfTrace,
     Tracer::Strace,
+];
+
+/// What any tracer at the places of the probes costs, and what others would be.
+pub(crate) const FLOORS: [Tracer; 6] = [
+    Tracer::Floor("sockets-nothing"),
+    Tracer::Floor("sockets-lookup"),
+    Tracer::Floor("sockets-record"),
+    Tracer::Floor("calls-typed"),
+    Tracer::Floor("calls-raw"),
+    Tracer::Floor("calls-classic"),
 ];
 
 /// The calls that the old command listed.
@@ -50,6 +62,13 @@ pub(crate) struct Cost {
     pub(crate) lost: u64,
     pub(crate) findings: u64,
     pub(crate) calls: Calls,
+}
+
+impl Cost {
+    /// Processor time for a million records, seconds.
+    pub(crate) fn cpu_per_million(&self) -> f64 {
+        self.cpu.as_secs_f64() / (self.events as f64 / 1e6)
+    }
 }
 
 /// What became of the calls of interest, by shmtrace's own account.
@@ -74,7 +93,14 @@ pub(crate) struct Attached {
 impl Tracer {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Shmtrace => "shmtrace, judging live",
+            Self::Shmtrace => "**shmtrace, judging live**",
+            Self::Floor("sockets-nothing") => "floor: nothing, at the probes' tracepoints",
+            Self::Floor("sockets-lookup") => "floor: pid looked up in an array, there",
+            Self::Floor("sockets-record") => "floor: the same and an empty record, there",
+            Self::Floor("calls-typed") => "floor: pid looked up in a hash, btf `sys_exit`",
+            Self::Floor("calls-raw") => "floor: the same, raw `sys_exit`",
+            Self::Floor("calls-classic") => "floor: the same, five classic `sys_exit_*`",
+            Self::Floor(other) => other,
             Self::Strace => "strace",
             Self::PerfTrace => "perf trace",
             Self::BpftraceLines => "bpftrace, a line per event",
@@ -82,10 +108,15 @@ impl Tracer {
         }
     }
 
+    /// Says itself that it traces, and is gone at once: so it can be measured more often.
+    pub(crate) fn is_light(self) -> bool {
+        matches!(self, Self::Shmtrace | Self::Floor(_))
+    }
+
     /// Installs the Debian package that has it, unless it is there.
     pub(crate) fn install(self) -> Result<()> {
         let (program, package) = match self {
-            Self::Shmtrace => return Ok(()),
+            Self::Shmtrace | Self::Floor(_) => return Ok(()),
             Self::Strace => ("strace", "strace"),
             Self::PerfTrace => ("perf", "linux-perf"),
             Self::BpftraceLines | Self::BpftraceCounts => ("bpftrace", "bpftrace"),
@@ -103,6 +134,11 @@ impl Tracer {
             Self::Shmtrace => {
                 let mut command = Command::new(programs.join("shmtrace"));
                 command.args(["--pid-tree", &list, "--format", "json"]);
+                command
+            }
+            Self::Floor(kind) => {
+                let mut command = Command::new(programs.join("examples/floor"));
+                command.arg(kind).args(&words);
                 command
             }
             Self::Strace => {
@@ -149,7 +185,7 @@ impl Tracer {
     /// Starts it and waits until it traces.
     pub(crate) fn attach(self, programs: &Path, pids: &[u32]) -> Result<Attached> {
         let mut command = self.command(programs, pids);
-        let pipe = if self == Self::Shmtrace {
+        let pipe = if self.is_light() {
             Stdio::piped()
         } else {
             Stdio::null()
@@ -166,21 +202,21 @@ impl Tracer {
         );
         let mut attach = started.elapsed();
         let mut lines = None;
-        if self == Self::Shmtrace {
-            let mut output =
-                BufReader::new(child.0.stdout.take().context("shmtrace has no stdout")?);
+        if self.is_light() {
+            let mut output = BufReader::new(child.0.stdout.take().context("it has no stdout")?);
             let mut header = String::new();
             output
                 .read_line(&mut header)
-                .context("cannot read from shmtrace")?;
+                .with_context(|| format!("cannot read from {}", self.name()))?;
             attach = started.elapsed();
             if header.is_empty() {
-                bail!("shmtrace ended without a header: {}", child.0.wait()?);
+                bail!("{} ended at once: {}", self.name(), child.0.wait()?);
             }
             lines = Some(thread::spawn(move || {
                 output.lines().map_while(Result::ok).collect()
             }));
-            thread::sleep(Duration::from_millis(500));
+            let settles = if self == Self::Shmtrace { 500 } else { 50 };
+            thread::sleep(Duration::from_millis(settles));
         } else {
             // None of them says when it traces; bpftrace compiles first.
             thread::sleep(Duration::from_millis(2500));
@@ -226,7 +262,9 @@ impl Attached {
             resident_kib,
             ..Cost::default()
         };
-        if let Some(lines) = self.lines {
+        if let Some(lines) = self.lines
+            && self.tracer == Tracer::Shmtrace
+        {
             let lines = lines.join().unwrap_or_default();
             let summary = lines
                 .iter()
