@@ -285,7 +285,7 @@ fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
             // Its ring may begin anew before the next plugin is known.
             world.kill(plugin(0));
             world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
-            world.wait(1000 * MS);
+            world.wait(1500 * MS);
             world.assert_clean();
             world.bind_nobody(0);
             world.hub.violations = vec![Violation {
@@ -385,6 +385,13 @@ fn slots_that_come_and_go_or_are_worked_on_are_fine() {
     world.hub.all_asleep = Some(false);
     world.hub.orphans = vec![SLOT];
     world.wait(10_000 * MS);
+    // However shortly somebody works on it.
+    for _ in 0..4 {
+        world.hub.all_asleep = Some(true);
+        world.wait(1500 * MS);
+        world.hub.all_asleep = Some(false);
+        world.wait(300 * MS);
+    }
     world.assert_clean();
 }
 
