@@ -13,7 +13,7 @@ use clap::Args;
 
 use super::{
     Verdict,
-    kernel::{self, KINDS, Kind},
+    kernel::{self, Identity, KINDS, Kind},
     scene::{Actor, Heard, count},
     table,
 };
@@ -61,6 +61,8 @@ struct Seen {
     not_clean: u64,
     /// BPF objects that the daemons had.
     objects: BTreeSet<(Kind, u32)>,
+    /// Processes that killed daemons had started.
+    children: BTreeSet<Identity>,
     /// Killed before they were attached.
     early: u32,
     held: BTreeSet<String>,
@@ -191,10 +193,12 @@ fn kill_once(programs: &Path, roots: &[u32], life: Duration, seen: &mut Seen) ->
     let tracer = Actor::tracer(programs, roots, &[])?;
     thread::sleep(life);
     let objects = kernel::objects_of(tracer.pid());
+    let children = kernel::descendants(tracer.pid());
     let attached = matches!(tracer.next_within(Duration::ZERO)?, Heard::Line(line) if line["type"] == "header");
     tracer.kill()?;
     seen.early += u32::from(!attached);
     seen.objects.extend(objects);
+    seen.children.extend(children);
     Ok(())
 }
 
@@ -214,7 +218,7 @@ impl Before {
     /// What is there now that was not, once the kernel had time to free what is free.
     fn compare(&self, seen: &Seen, pids: &[u32], verdict: &mut Verdict) -> Result<()> {
         let deadline = Instant::now() + FREED_WITHIN;
-        let (mut new, mut left);
+        let (mut new, mut left, mut orphans);
         loop {
             (new, left) = (BTreeMap::new(), 0);
             for kind in KINDS {
@@ -223,7 +227,14 @@ impl Before {
                 left += now.iter().filter(ours).count();
                 new.insert(kind, (&now - &self.objects[&kind]).len());
             }
-            if left == 0 && new.values().all(|count| *count == 0) || Instant::now() > deadline {
+            orphans = seen
+                .children
+                .iter()
+                .filter(|child| kernel::is_alive(child))
+                .count();
+            if left + orphans == 0 && new.values().all(|count| *count == 0)
+                || Instant::now() > deadline
+            {
                 break;
             }
             thread::sleep(Duration::from_millis(100));
@@ -232,6 +243,11 @@ impl Before {
             left == 0 && !seen.objects.is_empty(),
             "programs, maps and links of the daemons that are still there",
             format_args!("{left} of {}", seen.objects.len()),
+        );
+        verdict.expect(
+            orphans == 0,
+            "processes of killed daemons that are still there",
+            format_args!("{orphans} of {}", seen.children.len()),
         );
         // Somebody else on the machine may have made some.
         Verdict::tell(

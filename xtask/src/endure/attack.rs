@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use rustix::{
     process::{Pid, Signal, kill_process},
@@ -36,6 +36,8 @@ pub(crate) struct Attack {
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 /// The daemon may grow by this, KiB, from the first quarter of the time to its end.
 const MOST_GROWTH: u64 = 8 << 10;
+/// And have so many more fds open: a look may be in progress.
+const MORE_FDS: usize = 12;
 /// How often its memory is looked at.
 const LOOKS: Duration = Duration::from_secs(1);
 
@@ -136,6 +138,7 @@ impl Attack {
             "findings on the healthy hub",
             format_args!("{} {}", seen.wrong.len(), seen.wrong.join(" ")),
         );
+        ensure!(!seen.memory.is_empty(), "too short: at least three seconds");
         let quarter = seen.memory.len() / 4;
         let most = |part: &[u64]| part.iter().copied().max().unwrap_or(0);
         let (early, late) = (most(&seen.memory[..=quarter]), most(&seen.memory));
@@ -146,7 +149,7 @@ impl Attack {
         );
         let fds = |part: &[usize]| part.iter().copied().max().unwrap_or(0);
         verdict.expect(
-            fds(&seen.fds) <= fds(&seen.fds[..=quarter]) + 4,
+            fds(&seen.fds) <= fds(&seen.fds[..=quarter]) + MORE_FDS,
             "fds of the daemon, at most",
             format_args!(
                 "{} in the first quarter, {} in all",

@@ -76,6 +76,43 @@ pub(super) fn objects_of(pid: u32) -> BTreeSet<(Kind, u32)> {
     objects
 }
 
+/// A process by pid and start time.
+pub(super) type Identity = (u32, String);
+
+/// The processes that a process has started, theirs included, that are there now.
+pub(super) fn descendants(pid: u32) -> BTreeSet<Identity> {
+    let mut found = BTreeSet::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        let tasks = fs::read_dir(format!("/proc/{parent}/task"));
+        for task in tasks.into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            for child in children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+            {
+                parents.push(child);
+                found.extend(start_time(child).map(|start| (child, start)));
+            }
+        }
+    }
+    found
+}
+
+/// Whether that very process is still there, and no zombie.
+pub(super) fn is_alive((pid, start): &Identity) -> bool {
+    start_time(*pid).as_ref() == Some(start)
+}
+
+/// The start time of a process, as `/proc/PID/stat` has it; `None` for a zombie.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    // The state is field 3, the start time field 22.
+    (fields.next()? != "Z").then_some(())?;
+    fields.nth(18).map(str::to_owned)
+}
+
 /// What the fds of a process lead to; empty if it is gone.
 pub(super) fn fds(pid: u32) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd"));
