@@ -78,11 +78,15 @@ pub(crate) fn event(record: &Record, tree: &mut Tree) -> Option<Event> {
 /// The socket of a doorbell record. A send that failed on an fd which names no doorbell (any more) is ascribed to the one
 /// that it was.
 fn end(record: &Record, tree: &mut Tree) -> Option<SocketInode> {
+    let failed = record.result < 0 && record.hub == 0;
+    // Nearly all: the socket is known and its fd is not, so there is nothing to remember.
+    if record.arg != 0 && !failed && record.fd < 0 {
+        return Some(SocketInode(record.arg));
+    }
     let member = tree.member(record.pid);
     let was = member
         .as_ref()
         .and_then(|member| member.socket_of(record.fd));
-    let failed = record.result < 0 && record.hub == 0;
     if record.arg == 0 || failed {
         return was
             .or((record.arg != 0).then_some(record.arg))
