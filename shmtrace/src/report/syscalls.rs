@@ -11,11 +11,12 @@ pub fn syscall_name(number: u16) -> String {
 /// The name of a negated errno, as strace shows it.
 pub fn errno_name(result: i32) -> String {
     let errno = errno_of(result);
-    errno.map_or_else(|| format!("errno {}", -result), str::to_owned)
+    errno.map_or_else(|| format!("errno {}", result.unsigned_abs()), str::to_owned)
 }
 
 fn errno_of(result: i32) -> Option<&'static str> {
-    Some(match -result {
+    // The least number has no negation, and a recording may say anything.
+    Some(match result.checked_neg()? {
         libc::EPERM => "EPERM",
         libc::EINTR => "EINTR",
         libc::EIO => "EIO",
@@ -57,5 +58,6 @@ mod tests {
         assert_eq!(errno_name(-libc::ECONNREFUSED), "ECONNREFUSED");
         assert_eq!(errno_name(-512), "ERESTART");
         assert_eq!(errno_name(-9999), "errno 9999");
+        assert_eq!(errno_name(i32::MIN), "errno 2147483648");
     }
 }
