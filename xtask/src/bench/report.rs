@@ -157,7 +157,7 @@ impl Report {
     fn write_bystanders(&self, text: &mut String) -> std::fmt::Result {
         writeln!(
             text,
-            "\n| bystander: a call of a process that is not traced, ns | `getppid` | `sendrecv` |\n|---|---|---|"
+            "\n| bystander: a call of a process that is not traced, ns untraced and more | `getppid` | `sendrecv` |\n|---|---|---|"
         )?;
         if let Some(Bystander { untraced, .. }) = self.bystanders.first() {
             let [getppid, sendrecv] = untraced;
@@ -172,7 +172,7 @@ impl Report {
             let [getppid, sendrecv] = added;
             writeln!(
                 text,
-                "| {} | +{} | +{} |",
+                "| {} | {} | {} |",
                 tracer.name(),
                 getppid.shown(),
                 sendrecv.shown()
