@@ -73,7 +73,7 @@ pub fn code_of(error: &anyhow::Error) -> Exit {
             return match probes {
                 ProbeError::Failed { .. } => Exit::Error,
                 ProbeError::NotBuilt
-                | ProbeError::NotPermitted(_)
+                | ProbeError::NotPermitted { .. }
                 | ProbeError::Unsupported { .. } => Exit::NotPermitted,
             };
         }

@@ -5,36 +5,39 @@
 
 use std::{fs, io, path::Path};
 
+use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use crate::{
     exit::Refusal,
     observe::memory,
     process::{self, Process},
+    rights,
     sock::DiagSocket,
 };
 
 /// Inode numbers of the initial namespaces, fixed in the kernel's `proc_ns.h`.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// Capabilities by number, with what they are for.
-const CAPABILITIES: [(u32, &str, &str); 5] = [
-    (39, "CAP_BPF", "loading the probes"),
-    (38, "CAP_PERFMON", "attaching the probes"),
+/// Capabilities with what they are for; found out by leaving each of them out.
+const CAPABILITIES: [(CapabilitySet, &str); 6] = [
+    (CapabilitySet::BPF, "loading the probes"),
+    (CapabilitySet::PERFMON, "attaching the probes"),
     (
-        19,
-        "CAP_SYS_PTRACE",
+        CapabilitySet::SYS_PTRACE,
         "looking into processes of other users",
     ),
     (
-        40,
-        "CAP_CHECKPOINT_RESTORE",
+        CapabilitySet::DAC_READ_SEARCH,
+        "listing what processes of other users have open",
+    ),
+    (
+        CapabilitySet::CHECKPOINT_RESTORE,
         "opening hubs whose name is gone or was replaced",
     ),
     (
-        21,
-        "CAP_SYS_ADMIN",
-        "entering namespaces, and everything above on kernels before 5.9",
+        CapabilitySet::SYS_ADMIN,
+        "kernel stacks, and doorbells of other network namespaces",
     ),
 ];
 
@@ -126,18 +129,23 @@ pub fn in_words() -> Vec<String> {
         .collect()
 }
 
+/// The version of the running kernel.
+pub fn kernel_version() -> Option<(u32, u32)> {
+    version_of(&rustix::system::uname().release().to_string_lossy())
+}
+
+/// The first two numbers of a release such as `6.1.0-18-amd64`.
+pub fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 fn capabilities() -> Check {
     const NAME: &str = "rights";
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |number: u32| effective & (1 << number) != 0;
     let missing: Vec<String> = CAPABILITIES
         .iter()
-        .filter(|(number, ..)| !has(*number))
-        .map(|(_, name, what)| format!("{name} ({what})"))
+        .filter(|(one, _)| !rights::missing(*one).is_empty())
+        .map(|(one, what)| format!("{} ({what})", rights::in_words(*one)))
         .collect();
     let who = if rustix::process::geteuid().is_root() {
         "root"
@@ -148,14 +156,13 @@ fn capabilities() -> Check {
         return Check::yes(NAME, who);
     }
     let detail = format!("{who}, without {}", missing.join(", "));
-    let administrator = has(21);
-    if (has(39) && has(38) || administrator) && has(19) {
+    if rights::missing(rights::TO_ATTACH | rights::TO_LOOK).is_empty() {
         return Check::limited(NAME, detail, "run it with sudo for all of that");
     }
     let remedy = if who == "root" {
         "this root lacks rights, as in a container: start that with --privileged, or run shmtrace outside of it"
     } else {
-        "run it with sudo"
+        "run it with sudo, or with these capabilities"
     };
     Check::no(NAME, detail, remedy)
 }
@@ -305,6 +312,14 @@ fn memory_limits() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_read_as_kernels_write_them() {
+        assert_eq!(version_of("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version_of("5.10.0"), Some((5, 10)));
+        assert_eq!(version_of("6.18.44-fc-v669"), Some((6, 18)));
+        assert_eq!(version_of("unknown"), None);
+    }
 
     #[test]
     fn what_is_lacking_comes_with_its_remedy() {

@@ -5,9 +5,13 @@ use std::process::ExitCode;
 use shmtrace::{
     cli::Cli,
     exit::{self, Exit},
+    rights,
 };
 
 fn main() -> ExitCode {
+    if let Some(code) = rights::as_helper() {
+        return code;
+    }
     let cli = Cli::from_args();
     cli.init_diagnostics();
     match cli.run() {

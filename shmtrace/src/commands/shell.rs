@@ -1,6 +1,6 @@
 //! `shmtrace completions`, `man` and `schema`: what belongs to an installation.
 
-use std::{fs, io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Command, ValueEnum as _};
@@ -8,7 +8,10 @@ use clap_complete::Shell;
 use roff::{Roff, bold, roman};
 
 use super::guide::Guide;
-use crate::exit::{Exit, Refusal};
+use crate::{
+    exit::{Exit, Refusal},
+    output,
+};
 
 /// The NDJSON format as a JSON Schema.
 pub const SCHEMA: &str = include_str!("../../schema/ndjson-1.json");
@@ -48,12 +51,13 @@ impl Man {
     pub fn run(self, mut command: Command) -> anyhow::Result<Exit> {
         command.build();
         if let Some(folder) = &self.output_dir {
-            fs::create_dir_all(folder)
+            output::create_folder(folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
             let pages = command.get_subcommands().filter(|sub| has_page(sub));
             for shown in pages.chain([&command]) {
                 let file = folder.join(format!("{}.1", page_name(shown)));
-                fs::write(&file, page(&command, shown)?)
+                output::create(&file)
+                    .and_then(|mut out| out.write_all(&page(&command, shown)?))
                     .with_context(|| format!("cannot write {}", file.display()))?;
             }
             return Ok(Exit::Clean);

@@ -11,6 +11,7 @@ use crate::{
     exit::{self, Exit},
     probes,
     report::{Json, Report, Text, WallClock},
+    rights::Role,
     session::{Ended, FailOn, Options, Session},
 };
 
@@ -237,6 +238,7 @@ impl Tracing {
             record: self.record.clone(),
             record_findings: self.record_findings.clone(),
             buffer_bytes: probes::DEFAULT_BUFFER_BYTES,
+            role: Role::Watch,
         }
     }
 

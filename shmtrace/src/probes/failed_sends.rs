@@ -4,14 +4,23 @@
 //! kernels refuse them to root too), there are the classic tracepoints of the calls; while one is attached, every system
 //! call of every process takes some 40 ns more. So a tree that makes very many calls is watched without them.
 
-use std::thread;
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    thread,
+};
 
 use aya::{
     Btf, Ebpf,
-    programs::{FExit, Program, ProgramError, TracePoint, trace_point::TracePointLink},
+    programs::{FExit, Program, ProgramError, TracePoint},
 };
 
-use super::{program, tracefs::Tracefs};
+use super::{
+    event::{self, open_event},
+    program,
+    tracefs::{self, Tracefs},
+};
+use crate::rights;
 
 /// Calls, and the programs at the exits of their functions.
 const AT_EXITS: [(&str, &str); 2] = [
@@ -32,8 +41,11 @@ const ENTRY_PREFIX: &str = "__arm64_sys_";
 pub(super) enum FailedSends {
     /// All the time: it costs nothing that is not paid anyway.
     ForFree,
-    /// By classic tracepoints, while there are links.
-    Classic(Vec<TracePointLink>),
+    /// By the classic tracepoints with these numbers, while their events are open.
+    Classic {
+        numbers: Vec<u64>,
+        events: Vec<OwnedFd>,
+    },
     /// Not at all, and why.
     Unseen(String),
 }
@@ -53,17 +65,18 @@ impl FailedSends {
                 tracing::trace!(program = name, "was not loaded: {e}");
             }
         }
-        match load_classic(ebpf).and_then(|()| attach_classic(ebpf)) {
-            Ok(links) => Self::Classic(links),
-            Err(e) => Self::Unseen(e.to_string()),
-        }
+        let attached = load_classic(ebpf).and_then(|numbers| {
+            let events = attach_classic(ebpf, &numbers)?;
+            Ok(Self::Classic { numbers, events })
+        });
+        attached.unwrap_or_else(|e| Self::Unseen(e.to_string()))
     }
 
     /// Why they are not seen.
     pub(super) fn blind(&self) -> Option<&str> {
         match self {
             Self::Unseen(why) => Some(why),
-            Self::ForFree | Self::Classic(_) => None,
+            Self::ForFree | Self::Classic { .. } => None,
         }
     }
 
@@ -71,26 +84,28 @@ impl FailedSends {
     pub(super) fn may_miss(&self, lately: bool) -> bool {
         match self {
             Self::ForFree => false,
-            Self::Classic(_) => lately,
+            Self::Classic { .. } => lately,
             Self::Unseen(_) => true,
         }
     }
 
     /// Sees them, or not, where not seeing them makes a difference to others.
     pub(super) fn watch(&mut self, ebpf: &mut Ebpf, watch: bool) {
-        let Self::Classic(links) = self else { return };
-        let watched = !links.is_empty();
+        let Self::Classic { numbers, events } = self else {
+            return;
+        };
+        let watched = !events.is_empty();
         if watch == watched {
             return;
         }
         if !watch {
             // The kernel waits until every CPU is through, up to a tenth of a second, and records go on coming.
-            let links = std::mem::take(links);
-            drop(thread::spawn(move || drop(links)));
+            let events = std::mem::take(events);
+            drop(thread::spawn(move || drop(events)));
             return;
         }
-        match attach_classic(ebpf) {
-            Ok(attached) => *links = attached,
+        match attach_classic(ebpf, numbers) {
+            Ok(attached) => *events = attached,
             Err(e) => *self = Self::Unseen(e.to_string()),
         }
     }
@@ -105,19 +120,24 @@ fn attach_at_exits(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
     Ok(())
 }
 
-fn load_classic(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+/// Loads the program, and looks up where it belongs, since tracefs may not be there for long.
+fn load_classic(ebpf: &mut Ebpf) -> Result<Vec<u64>, ProgramError> {
     let program: &mut TracePoint = program(ebpf, CLASSIC)?.try_into()?;
-    program.load()
+    program.load()?;
+    let _mounted = Tracefs::mount_if_missing()?;
+    let numbers = AT_EXITS.into_iter().map(|(call, _)| tracefs::number(call));
+    Ok(numbers.collect::<io::Result<_>>()?)
 }
 
-fn attach_classic(ebpf: &mut Ebpf) -> Result<Vec<TracePointLink>, ProgramError> {
+/// Attaches the program, by events that the helper opens once this process may not any more.
+fn attach_classic(ebpf: &mut Ebpf, numbers: &[u64]) -> Result<Vec<OwnedFd>, ProgramError> {
     let program: &mut TracePoint = program(ebpf, CLASSIC)?.try_into()?;
-    let _mounted = Tracefs::mount_if_missing()?;
-    AT_EXITS
-        .into_iter()
-        .map(|(call, _)| {
-            let link = program.attach("syscalls", &format!("sys_exit_{call}"))?;
-            program.take_link(link)
-        })
-        .collect()
+    let program = program.fd()?;
+    let mut events = Vec::new();
+    for number in numbers {
+        let event = open_event(*number).or_else(|_| rights::open_event(*number))?;
+        event::run_at(&event, program.as_fd())?;
+        events.push(event);
+    }
+    Ok(events)
 }

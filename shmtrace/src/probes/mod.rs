@@ -1,5 +1,6 @@
 //! The probes as the daemon sees them: loading, attaching, filling their tables, draining their rings.
 
+mod event;
 mod failed_sends;
 mod offsets;
 mod rings;
@@ -21,6 +22,7 @@ use shmtrace_common::{
 };
 use thiserror::Error;
 
+pub(crate) use event::{can_sample, open_event};
 use failed_sends::FailedSends;
 #[cfg(not(any(test, fuzzing)))]
 use rings::Rings;
@@ -29,6 +31,8 @@ pub(crate) use rings::Rings;
 
 pub use rings::Drained;
 pub use wakeups::Wakeups;
+
+use crate::{limits, rights};
 
 /// The compiled probes; empty when the daemon was built without a BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shmtrace"));
@@ -48,9 +52,16 @@ pub enum ProbeError {
     NotBuilt,
     /// Missing rights.
     #[error(
-        "not permitted to load eBPF programs ({0}): run shmtrace as root, with `sudo shmtrace ...`"
+        "not permitted to load eBPF programs: {missing} missing; run shmtrace as root, with `sudo shmtrace ...`, or with \
+         the capabilities that `shmtrace doctor` names"
     )]
-    NotPermitted(#[source] Box<dyn std::error::Error + Send + Sync>),
+    NotPermitted {
+        /// Capabilities, in words.
+        missing: String,
+        /// What the kernel says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The kernel lacks something.
     #[error("this kernel cannot run the probes: {what}; {remedy}")]
     Unsupported {
@@ -409,12 +420,7 @@ fn return_freed_memory() {
 /// Whether programs at tracepoints can be preempted: to be sure, on every kernel that is newer than those that were seen
 /// not to let them be. It only makes counting a little dearer.
 fn is_preemptible() -> bool {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let mut numbers = release
-        .split('.')
-        .map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) > (Some(6), Some(18))
+    limits::kernel_version() > Some((6, 18))
 }
 
 /// How many CPUs need a buffer, and how many records each of these has room for: a power of two.
@@ -484,16 +490,16 @@ pub(crate) fn denied_or_failed(
         if e.downcast_ref::<io::Error>()
             .is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
         {
-            // The verifier's refusal is EACCES too, but then it says why.
-            if !error.to_string().contains("Verifier output: \n") && !is_root() {
-                return ProbeError::NotPermitted(Box::new(error));
+            // The verifier's refusal is EACCES too, but it does not depend on rights alone.
+            let missing = rights::missing(rights::TO_ATTACH);
+            if !missing.is_empty() {
+                return ProbeError::NotPermitted {
+                    missing: rights::in_words(missing),
+                    source: Box::new(error),
+                };
             }
         }
         cause = e.source();
     }
     failed(what, error)
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }

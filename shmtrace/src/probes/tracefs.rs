@@ -28,6 +28,16 @@ impl Tracefs {
     }
 }
 
+/// The number of the tracepoint at the exit of a call.
+pub(super) fn number(call: &str) -> io::Result<u64> {
+    let read = |mounted: &str| {
+        std::fs::read_to_string(format!("{mounted}/events/syscalls/sys_exit_{call}/id"))
+    };
+    let text = read(MOUNT_POINT).or_else(|_| read(OLD_MOUNT_POINT))?;
+    let number = text.trim().parse();
+    number.map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 impl Drop for Tracefs {
     fn drop(&mut self) {
         // Another shmtrace may be using it at this moment: it keeps what it has opened.

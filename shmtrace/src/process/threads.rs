@@ -9,6 +9,7 @@ use shmtrace_engine::{
 };
 
 use super::{Doorbells, Process, parse_stat, read_once, stat::status_field, waits};
+use crate::rights;
 
 /// Threads of one process that are looked at. A process with more is reported as not fully seen.
 pub const MAX_THREADS: usize = 4_096;
@@ -62,8 +63,12 @@ impl Process {
     /// The functions of the kernel in which a thread sleeps, innermost first; `None` without the right to see them.
     pub fn kernel_stack(&self, tid: Tid) -> Option<Vec<String>> {
         let mut buffer = Vec::new();
-        read_once(self.dir(), &format!("task/{}/stack", tid.0), &mut buffer)?;
-        let frames = String::from_utf8_lossy(&buffer)
+        let read = read_once(self.dir(), &format!("task/{}/stack", tid.0), &mut buffer);
+        let text = match read {
+            Some(()) => String::from_utf8_lossy(&buffer).into_owned(),
+            None => rights::kernel_stack(self.id(), tid)?,
+        };
+        let frames = text
             .lines()
             // `[<0>] ep_poll+0x2f1/0x3e0`
             .filter_map(|line| Some(line.split_once("] ")?.1.split('+').next()?.to_owned()))

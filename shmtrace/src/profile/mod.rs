@@ -3,12 +3,10 @@
 //! The programs take stacks by frame pointers, in the kernel, and sum up; this side follows the tree's memory mappings
 //! while it runs, and names the frames afterwards. Nothing stops the sampled processes.
 
-mod clock;
 mod frames;
 pub(crate) mod modules;
 mod programs;
 
-pub use clock::can_sample;
 pub(crate) use frames::escaped;
 pub use frames::{Folded, Namer};
 pub use modules::Modules;

@@ -150,7 +150,7 @@ fn attach_tracepoint(
 
 fn attach_clock(ebpf: &mut Ebpf, frequency: u64) -> Result<(), ProbeError> {
     const WHAT: &str = "sample the clocks of the CPUs";
-    super::can_sample().map_err(|error| ProbeError::Unsupported {
+    crate::probes::can_sample().map_err(|error| ProbeError::Unsupported {
         what: format!("perf_event_open is refused: {error}"),
         remedy: "run it with sudo, outside of a container, or set kernel.perf_event_paranoid to 1 or less; --off-cpu \
                  needs no perf events",

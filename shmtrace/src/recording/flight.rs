@@ -1,13 +1,12 @@
 //! The flight recorder: the last seconds in memory, written out around a finding.
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-};
+use std::{collections::VecDeque, fs::File, path::PathBuf};
 
+use anyhow::Context as _;
 use shmtrace_engine::{Code, Finding, Mono, State, input::Input};
 
 use super::{Header, Recorder, Step};
+use crate::rights;
 
 /// How much of the time before a finding is kept, ns.
 const BEFORE: u64 = 5_000_000_000;
@@ -83,14 +82,16 @@ impl FlightRecorder {
             return Ok(None);
         }
         self.written += 1;
-        std::fs::create_dir_all(&self.directory)?;
-        let path = self.directory.join(file_name(self.written, finding.code));
-        self.open = Some((self.write_recent(&path)?, finding.at.plus(AFTER)));
+        let name = file_name(self.written, finding.code);
+        let path = self.directory.join(&name);
+        let file = rights::create_file(&self.directory, &name)
+            .with_context(|| format!("cannot create recording {}", path.display()))?;
+        self.open = Some((self.write_recent(file)?, finding.at.plus(AFTER)));
         Ok(Some(path))
     }
 
-    fn write_recent(&self, path: &Path) -> anyhow::Result<Recorder> {
-        let mut recorder = Recorder::create(path, &self.header)?;
+    fn write_recent(&self, file: File) -> anyhow::Result<Recorder> {
+        let mut recorder = Recorder::new(file, &self.header)?;
         let begun = self.recent.front().map_or(self.now, |(at, _)| *at);
         // The history before is missing, and a replay must know it: as if shmtrace had been attached then.
         for step in &self.topology {

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Header, Step};
+use crate::output;
 
 /// Writes a recording to a file.
 pub struct Recorder {
@@ -18,15 +19,17 @@ pub struct Recorder {
 impl Recorder {
     /// Creates (or truncates) the file. It belongs to the user who called sudo, if that is how root came about.
     pub fn create(path: &Path, header: &Header) -> anyhow::Result<Self> {
-        let file = File::create(path)
+        let file = output::create(path)
             .with_context(|| format!("cannot create recording {}", path.display()))?;
-        give_to_invoker(&file);
+        Self::new(file, header).with_context(|| format!("cannot write to {}", path.display()))
+    }
+
+    /// Writes to this file.
+    pub fn new(file: File, header: &Header) -> io::Result<Self> {
         let mut recorder = Self {
             out: BufWriter::with_capacity(1 << 16, file),
         };
-        recorder
-            .line(header)
-            .with_context(|| format!("cannot write to {}", path.display()))?;
+        recorder.line(header)?;
         recorder.flush()?;
         Ok(recorder)
     }
@@ -44,16 +47,5 @@ impl Recorder {
     fn line(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.out, value)?;
         self.out.write_all(b"\n")
-    }
-}
-
-/// Makes a file that root created the invoking user's own.
-fn give_to_invoker(file: &File) {
-    let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) else {
-        return;
-    };
-    if let Err(error) = std::os::unix::fs::fchown(file, Some(uid), Some(gid)) {
-        tracing::warn!("the recording stays root's: {error}");
     }
 }

@@ -40,6 +40,7 @@ use crate::{
     probes::Probes,
     recording::{self, Step},
     report::{Header, Report},
+    rights::{self, Helper},
 };
 
 pub use directory::Directory;
@@ -123,6 +124,8 @@ pub struct Session<'a> {
     /// Records came faster than usual.
     busy: bool,
     pace: Pace,
+    /// Does what this process gave up the right to.
+    _helper: Option<Helper>,
 }
 
 impl<'a> Session<'a> {
@@ -131,6 +134,7 @@ impl<'a> Session<'a> {
         tree::check_roots(&options.roots)?;
         run_before_the_traced();
         let mut probes = Probes::attach(options.buffer_bytes)?;
+        tree::check_rights(&options.roots)?;
         let tree = Tree::adopt(&options.roots, &mut probes)?;
         let now = mono_now();
         let kernel = rustix::system::uname()
@@ -138,6 +142,9 @@ impl<'a> Session<'a> {
             .to_string_lossy()
             .into_owned();
         let judge = Judge::live(options, &recording::Header::of_watch(options, &kernel))?;
+        let mut limits = in_words(&probes);
+        // From here on things are read that others write.
+        let helper = give_up_rights(options, &mut limits)?;
         let mut session = Self {
             options,
             probes,
@@ -162,6 +169,7 @@ impl<'a> Session<'a> {
             stirred: now,
             busy: false,
             pace: Pace::default(),
+            _helper: helper,
         };
         session.judge.step(Step::Attached(now))?;
         // Whoever reads the header may count on it that everything from now on is seen.
@@ -171,7 +179,7 @@ impl<'a> Session<'a> {
             roots: options.roots.clone(),
             kernel,
             grace_ns: options.grace_ns,
-            limits: in_words(&session.probes),
+            limits,
         })?;
         session.step()?;
         Ok(session)
@@ -480,6 +488,29 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// Gives up what is not needed from now on; `limits` says what follows from that.
+fn give_up_rights(options: &Options, limits: &mut Vec<String>) -> anyhow::Result<Option<Helper>> {
+    let helper = if rights::helper_is_of_use() || options.record_findings.is_some() {
+        let helper = Helper::start(options.record_findings.as_deref());
+        let helper = helper.inspect_err(|error| {
+            limits.push(format!(
+                "no helper process ({error}): kernel stacks, and doorbells of other network namespaces, are not seen; \
+                 remedy: see that /proc/self/exe can be executed"
+            ));
+        });
+        helper.ok()
+    } else {
+        None
+    };
+    let kept = rights::give_up(options.role)?;
+    limits.extend(kept.unfiltered.map(|why| {
+        format!(
+            "system calls are not filtered ({why}); remedy: a kernel with CONFIG_SECCOMP_FILTER=y"
+        )
+    }));
+    Ok(helper)
 }
 
 /// What this kernel and these rights do not offer.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use shmtrace_engine::{Code, Config, Direction, Finding, PeerId, State};
 
-use crate::report::WallClock;
+use crate::{report::WallClock, rights::Role};
 
 /// Settings of a watch.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct Options {
     pub record_findings: Option<PathBuf>,
     /// Bytes for the records of all CPUs.
     pub buffer_bytes: usize,
+    /// What follows the watch, which decides on the rights that are kept.
+    pub role: Role,
 }
 
 /// Which findings make a watch fail.

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use shmtrace_common::{PROC_PARTICIPANT, Process};
 use shmtrace_engine::ProcId;
 
-use crate::{exit::Refusal, observe::mono_now, probes::Probes, process};
+use crate::{exit::Refusal, observe::mono_now, probes::Probes, process, rights};
 
 /// Scans after which a tree that never stops forking is taken as it is; the probes know the rest.
 const MOST_SCANS: usize = 16;
@@ -229,6 +229,24 @@ fn no_such_process(pid: u32) -> anyhow::Error {
     anyhow::anyhow!(
         "no such process: {pid} (is the pid from this pid namespace, and still alive? see `ps -p {pid}`)"
     )
+}
+
+/// Refuses processes that cannot be looked into: nothing would be seen of them, and that would look healthy.
+pub(crate) fn check_rights(roots: &[u32]) -> Result<(), Refusal> {
+    let is_denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    for pid in roots {
+        let maps = std::fs::read(format!("/proc/{pid}/maps")).map(drop);
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).map(drop);
+        if maps.and(fds).is_err_and(|error| is_denied(&error)) {
+            let missing = rights::missing(rights::TO_LOOK);
+            return Err(Refusal::not_permitted(format!(
+                "may not look into process {pid}: {} missing; run shmtrace as root, with `sudo shmtrace ...`, or with the \
+                 capabilities that `shmtrace doctor` names",
+                rights::in_words(missing)
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Pids of threads that are not processes are refused like dead ones, with a hint.

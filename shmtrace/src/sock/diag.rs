@@ -33,6 +33,24 @@ pub struct DiagSocket {
     replies: Vec<Reply>,
 }
 
+/// One that is open already, and proven.
+impl From<OwnedFd> for DiagSocket {
+    fn from(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            sequence: 0,
+            answer: vec![0; ANSWER],
+            replies: Vec::new(),
+        }
+    }
+}
+
+impl From<DiagSocket> for OwnedFd {
+    fn from(diag: DiagSocket) -> Self {
+        diag.socket
+    }
+}
+
 impl DiagSocket {
     /// Opens one in the namespace of the calling thread.
     pub fn open() -> io::Result<Self> {
@@ -43,12 +61,7 @@ impl DiagSocket {
             Some(netlink::SOCK_DIAG),
         )?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-        let mut diag = Self {
-            socket,
-            sequence: 0,
-            answer: vec![0; ANSWER],
-            replies: Vec::new(),
-        };
+        let mut diag = Self::from(socket);
         diag.prove_itself()?;
         Ok(diag)
     }

@@ -20,7 +20,7 @@ pub use codec::{CodecError, Reply, UnixSocket, parse_replies};
 pub use copied::pending_through_copy;
 pub use diag::DiagSocket;
 
-use crate::process::Process;
+use crate::{process::Process, rights};
 
 /// `SOCK_DGRAM`, the type of a doorbell.
 pub const DATAGRAM: u8 = 2;
@@ -75,7 +75,10 @@ impl Sockets {
         } else {
             match process.open_namespace("net") {
                 Err(error) if has_ended(&error) => return Ok(()),
-                namespace => DiagSocket::open_in(&namespace?),
+                namespace => DiagSocket::open_in(&namespace?).or_else(|_| {
+                    // That right was given up.
+                    rights::diagnostics_in(process.id()).map(DiagSocket::from)
+                }),
             }
         };
         match socket {

@@ -9,6 +9,7 @@ mod nudge;
 mod pages;
 mod profile;
 mod refusals;
+mod rights;
 mod run;
 mod snapshots;
 mod steady;

@@ -9,6 +9,7 @@ use crate::{
     launch,
     limits::{self, Check},
     probes::{self, ProbeError, Probes},
+    rights::{self, Role},
 };
 
 /// The oldest kernel that has what the probes need.
@@ -24,6 +25,7 @@ pub(super) fn all() -> Vec<Check> {
     checks.extend(limits::checks());
     checks.extend([
         load_and_attach(),
+        least_privilege(),
         copies_of_fds(),
         tracefs(),
         sampling(),
@@ -52,7 +54,7 @@ fn kernel() -> Check {
         .release()
         .to_string_lossy()
         .into_owned();
-    match version_of(&release) {
+    match limits::version_of(&release) {
         Some(version) if version < OLDEST => Check::no(
             NAME,
             release,
@@ -65,12 +67,6 @@ fn kernel() -> Check {
             "see `uname -r`",
         ),
     }
-}
-
-/// The first two numbers of a release such as `6.1.0-18-amd64`.
-fn version_of(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn type_information() -> Check {
@@ -104,6 +100,23 @@ fn lockdown() -> Check {
     }
 }
 
+/// What a watch keeps of its rights once it watches.
+fn least_privilege() -> Check {
+    const NAME: &str = "least privilege";
+    let keeps = rights::in_words(Role::Watch.needs());
+    let helper = rights::in_words(Role::Helper { writes: false }.needs());
+    let detail = format!("a watch keeps {keeps}, a helper process {helper}");
+    // Asks for the mode of this process; what there is no filter for is no valid question.
+    match rustix::thread::secure_computing_mode() {
+        Ok(_) => Check::yes(NAME, format!("{detail}; both with filtered system calls")),
+        Err(error) => Check::limited(
+            NAME,
+            format!("{detail}; system calls are not filtered: seccomp: {error}"),
+            "boot a kernel with CONFIG_SECCOMP_FILTER=y",
+        ),
+    }
+}
+
 /// The proof: everything that a watch does before it watches somebody.
 fn load_and_attach() -> Check {
     const NAME: &str = "load and attach";
@@ -115,7 +128,7 @@ fn load_and_attach() -> Check {
         Err(error) => {
             let remedy = match &error {
                 ProbeError::NotBuilt => "see above",
-                ProbeError::NotPermitted(_) => "run it with sudo",
+                ProbeError::NotPermitted { .. } => "run it with sudo, or with these capabilities",
                 ProbeError::Unsupported { remedy, .. } => remedy,
                 ProbeError::Failed { .. } => {
                     "please report this, with the output of `RUST_LOG=debug shmtrace doctor`"
@@ -157,7 +170,7 @@ fn tracefs() -> Check {
 
 fn sampling() -> Check {
     const NAME: &str = "sampling";
-    match crate::profile::can_sample() {
+    match probes::can_sample() {
         Ok(()) => Check::yes(NAME, "perf_event_open, for `profile`"),
         Err(error) => Check::limited(
             NAME,
@@ -215,14 +228,6 @@ fn hubs() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read_as_kernels_write_them() {
-        assert_eq!(version_of("6.1.0-18-amd64"), Some((6, 1)));
-        assert_eq!(version_of("5.10.0"), Some((5, 10)));
-        assert_eq!(version_of("6.18.44-fc-v669"), Some((6, 18)));
-        assert_eq!(version_of("unknown"), None);
-    }
 
     #[test]
     fn every_no_has_a_remedy() {

@@ -17,6 +17,7 @@ use crate::{
     cli::PidTree,
     exit::{Exit, Refusal},
     observe::mono_now,
+    output,
     profile::{Folded, Kind, Losses, Modules, Namer, Programs, escaped},
     report::StatusLine,
 };
@@ -246,7 +247,7 @@ impl Profile {
 
 /// Creates the file, so that a wrong name is known before the work is done.
 fn create(path: &Path) -> anyhow::Result<File> {
-    File::create(path).map_err(|error| {
+    output::create(path).map_err(|error| {
         Refusal::usage(format!(
             "cannot write {}: {error}; give another --output",
             path.display()

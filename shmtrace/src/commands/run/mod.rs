@@ -20,6 +20,7 @@ use crate::{
         Account, Held, LaunchError, Limited, MemoryMax, Plan, Running, exit_code, parse_memory_max,
     },
     report::{Report, printable},
+    rights::Role,
     session::{Options, Session},
     teardown::Tree,
 };
@@ -86,7 +87,8 @@ impl Run {
             Ok(held) => held,
             Err(error) => return not_started(error),
         };
-        let options = self.tracing.options(vec![held.pid()]);
+        let mut options = self.tracing.options(vec![held.pid()]);
+        options.role = Role::Run;
         let mut report = self.tracing.report(options.clock);
         report.leave_terminal();
         let runtime = tokio::runtime::Builder::new_current_thread()
