@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use shmtrace::{
+    canary,
     cli::Cli,
     exit::{self, Exit},
     rights,
 };
 
 fn main() -> ExitCode {
-    if let Some(code) = rights::as_helper() {
+    if let Some(code) = rights::as_helper().or_else(canary::as_canary) {
         return code;
     }
     let cli = Cli::from_args();

@@ -32,7 +32,7 @@ const FOLDER: Mode = Mode::from_raw_mode(0o777);
 pub fn create(path: &Path) -> io::Result<File> {
     let mut walk = Walk::new(path)?;
     let name = walk.rest.pop_back().ok_or(Errno::ISDIR)?;
-    walk.to_the_end(false)?;
+    walk.walk_all(false)?;
     walk.rest.push_back(name);
     while let Some(name) = walk.rest.pop_front() {
         if !walk.rest.is_empty() {
@@ -50,7 +50,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 
 /// Makes a folder and those above it, where they are missing; new ones belong to the user who called sudo.
 pub fn create_folder(path: &Path) -> io::Result<()> {
-    Walk::new(path)?.to_the_end(true)
+    Walk::new(path)?.walk_all(true)
 }
 
 /// A user to whom files are given.
@@ -107,7 +107,7 @@ impl Walk {
         Ok(())
     }
 
-    fn to_the_end(&mut self, make: bool) -> io::Result<()> {
+    fn walk_all(&mut self, make: bool) -> io::Result<()> {
         while let Some(name) = self.rest.pop_front() {
             self.enter(&name, make)?;
         }

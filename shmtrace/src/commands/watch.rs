@@ -15,6 +15,11 @@ use crate::{
     session::{Ended, FailOn, Options, Session},
 };
 
+/// Longer watches have a canary by themselves, and it is to be found this often.
+const LONG: Duration = Duration::from_secs(60);
+/// A canary at most this often.
+const MOST_OFTEN: Duration = Duration::from_secs(1);
+
 /// Arguments of `watch`.
 #[derive(Debug, clap::Args)]
 pub struct Watch {
@@ -28,6 +33,10 @@ pub struct Watch {
 /// Options of every command that traces.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Tracing")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line, no states of one machine"
+)]
 pub struct Tracing {
     /// How long a stuck state must stay unchanged before it is reported as missed
     #[arg(long, value_name = "DURATION", default_value = "50ms", env = "SHMTRACE_GRACE", value_parser = humantime::parse_duration)]
@@ -77,6 +86,15 @@ pub struct Tracing {
     /// Record the seconds before and after each finding to files in this directory
     #[arg(long, value_name = "DIR", env = "SHMTRACE_RECORD_FINDINGS")]
     record_findings: Option<PathBuf>,
+
+    /// Lose a wakeup this often in a hub of shmtrace's own: where that is not found, the watch is blind and says so. In
+    /// watches without --duration, or with more than a minute, each minute
+    #[arg(long, value_name = "DURATION", env = "SHMTRACE_CANARY", value_parser = humantime::parse_duration)]
+    canary: Option<Duration>,
+
+    /// No such test of the watch itself
+    #[arg(long, env = "SHMTRACE_NO_CANARY", conflicts_with = "canary")]
+    no_canary: bool,
 
     /// Print findings only
     #[arg(long, short, env = "SHMTRACE_QUIET", conflicts_with = "verbose")]
@@ -238,8 +256,16 @@ impl Tracing {
             record: self.record.clone(),
             record_findings: self.record_findings.clone(),
             buffer_bytes: probes::DEFAULT_BUFFER_BYTES,
+            canary: self.canary(),
             role: Role::Watch,
         }
+    }
+
+    /// How often a canary is to be found: in long watches by itself.
+    fn canary(&self) -> Option<Duration> {
+        let is_long = self.duration.is_none_or(|duration| duration > LONG);
+        let wanted = self.canary.or(is_long.then_some(LONG))?;
+        (!self.no_canary).then_some(wanted.max(MOST_OFTEN))
     }
 
     /// Where results go.

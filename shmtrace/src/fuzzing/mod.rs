@@ -36,5 +36,7 @@ pub(crate) fn options() -> Options {
         record: None,
         record_findings: None,
         buffer_bytes: 0,
+        canary: None,
+        role: crate::rights::Role::Watch,
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Map, Value, json, ser::Formatter};
 use shmtrace_engine::{
-    Finding, HubId, LaneId, PeerId, ProcId,
+    Finding, HubId, LaneId, Mono, PeerId, ProcId,
     input::{Event, EventKind, Indexes, PeerRings, ThreadObservation, WaitsFor},
 };
 
@@ -151,6 +151,22 @@ impl<W: Write> Report for Json<W> {
             },
             "ring_faults": totals.ring_faults,
             "notes": totals.notes,
+            "canary": totals.canary.map(|count| json!({
+                "planted": count.planted,
+                "found": count.found,
+                "blind": count.was_blind,
+            })),
+        }))
+    }
+
+    fn canary(&mut self, at: Mono, blind: bool, words: &str) -> io::Result<()> {
+        self.note(words)?;
+        self.line(&json!({
+            "type": "canary",
+            "time": self.clock.rfc3339(at),
+            "mono_ns": at.0,
+            "state": if blind { "blind" } else { "found" },
+            "explanation": words,
         }))
     }
 

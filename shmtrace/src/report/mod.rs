@@ -8,7 +8,7 @@ mod text;
 
 use std::io::{self, Write as _};
 
-use shmtrace_engine::{Finding, input::Event};
+use shmtrace_engine::{Finding, Mono, input::Event};
 
 use crate::session::{Directory, Totals};
 
@@ -47,6 +47,10 @@ pub trait Report {
     /// Something that cannot be seen or was refused: for stderr, and in the summary again.
     fn note(&mut self, note: &str) -> io::Result<()> {
         writeln!(anstream::stderr(), "shmtrace: {}", printable(note))
+    }
+    /// The canary's lost wakeup was not found (`blind`), or is found again.
+    fn canary(&mut self, _at: Mono, _blind: bool, words: &str) -> io::Result<()> {
+        self.note(words)
     }
     /// No more signs of life: the terminal is somebody else's, and nothing may be drawn over what that prints.
     fn leave_terminal(&mut self) {}

@@ -97,8 +97,17 @@ impl<W: Write> Report for Text<W> {
         } else {
             found.join(", ")
         };
+        let canary = match totals.canary {
+            Some(count) if count.planted > 0 || count.was_blind => format!(
+                "; canary found {} of {} times{}",
+                count.found,
+                count.planted,
+                if count.was_blind { ": BLIND" } else { "" }
+            ),
+            _ => String::new(),
+        };
         let text = format!(
-            "{found} in {}; {} peers, {} events, {} lost\n",
+            "{found} in {}; {} peers, {} events, {} lost{canary}\n",
             duration(totals.duration_ns),
             names.peers().count(),
             totals.events,
@@ -123,8 +132,10 @@ impl<W: Write> Report for Text<W> {
         let oldest = totals
             .oldest_waiting_ns
             .map_or_else(|| "none".to_owned(), duration);
+        let blind = totals.canary.is_some_and(|count| count.is_blind);
         self.status.show(&format!(
-            "{} peers | {} events/s | {} lost | oldest waiting entry: {oldest}",
+            "{}{} peers | {} events/s | {} lost | oldest waiting entry: {oldest}",
+            if blind { "BLIND | " } else { "" },
             names.peers().filter(|peer| peer.plugin.is_some()).count(),
             totals.events_per_second,
             totals.lost,

@@ -177,13 +177,13 @@ fn ask(request: &Request) -> io::Result<(String, Option<OwnedFd>)> {
 /// Is a helper, if this process was started as one.
 pub fn as_helper() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
-    (args.next()? == ARGUMENT).then(|| match serve(args.next().map(PathBuf::from)) {
+    (args.next()? == ARGUMENT).then(|| match serve(args.next().map(PathBuf::from).as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
 }
 
-fn serve(folder: Option<PathBuf>) -> anyhow::Result<()> {
+fn serve(folder: Option<&Path>) -> anyhow::Result<()> {
     let _only_a_name = rustix::thread::set_name(c"shmtrace-helper");
     let writes = folder.is_some();
     give_up(Role::Helper { writes })?;
@@ -195,7 +195,7 @@ fn serve(folder: Option<PathBuf>) -> anyhow::Result<()> {
             return Ok(());
         }
         let request = serde_json::from_slice(&message[..filled])?;
-        let (answer, descriptor) = match fulfil(request, folder.as_deref()) {
+        let (answer, descriptor) = match fulfil(request, folder) {
             Ok((text, descriptor)) => (Ok(text), descriptor),
             Err(error) => (Err(error.raw_os_error().unwrap_or(libc::EIO)), None),
         };

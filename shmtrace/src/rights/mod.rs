@@ -45,7 +45,7 @@ pub struct Kept {
     pub unfiltered: Option<String>,
 }
 
-/// What takes CAP_BPF and CAP_PERFMON: only before the probes are attached.
+/// What `CAP_BPF` and `CAP_PERFMON` are for is over once the probes are attached.
 pub(crate) const TO_ATTACH: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
 /// Without these, processes of other users are not seen.
 pub(crate) const TO_LOOK: CapabilitySet =
@@ -116,6 +116,12 @@ pub fn give_up(role: Role) -> anyhow::Result<Kept> {
         capabilities: keep,
         unfiltered,
     })
+}
+
+/// Gives up every capability and the way to new ones; the calls stay as they are.
+pub(crate) fn give_up_all() -> io::Result<()> {
+    drop_capabilities(CapabilitySet::empty())?;
+    Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
 fn drop_capabilities(needs: CapabilitySet) -> io::Result<CapabilitySet> {

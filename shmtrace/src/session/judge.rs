@@ -1,6 +1,6 @@
 //! The engine with everything that follows its every step: names and recordings.
 
-use shmtrace_engine::{Engine, Finding, Mono, Output, Summary, input::Input};
+use shmtrace_engine::{Config, Engine, Finding, Mono, Output, Summary, input::Input};
 
 use super::{Directory, Options};
 use crate::recording::{FlightRecorder, Header, Recorder, Step};
@@ -28,8 +28,13 @@ impl Judge {
 
     /// A judge of a recording.
     pub(crate) fn replaying(options: &Options) -> Self {
+        Self::plain(options.engine())
+    }
+
+    /// One that records nothing.
+    pub(crate) fn plain(config: Config) -> Self {
         Self {
-            engine: Engine::new(options.engine()),
+            engine: Engine::new(config),
             names: Directory::default(),
             recorder: None,
             flight: None,

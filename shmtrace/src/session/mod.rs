@@ -11,6 +11,7 @@
 //! takes what is there, looks at the rings if there was anything, and sleeps. While nothing happens at all it rests until the next
 //! record wakes it. Nothing in it waits for the traced processes.
 
+mod canary;
 mod decode;
 mod directory;
 #[cfg(any(test, fuzzing))]
@@ -34,6 +35,7 @@ use shmtrace_engine::{
 use tokio::time::Instant;
 
 use crate::{
+    canary::{Belongings, News, Owner},
     discover::{Discovery, Hint},
     limits,
     observe::{Observer, mono_now},
@@ -48,6 +50,7 @@ pub use options::{FailOn, Options};
 pub use replay::replay;
 pub use tally::{Totals, Verdict};
 
+use canary::Minded;
 use judge::Judge;
 use pace::Pace;
 use tally::Tally;
@@ -124,6 +127,8 @@ pub struct Session<'a> {
     /// Records came faster than usual.
     busy: bool,
     pace: Pace,
+    canary: Option<Minded>,
+    belongings: Belongings,
     /// Does what this process gave up the right to.
     _helper: Option<Helper>,
 }
@@ -135,7 +140,7 @@ impl<'a> Session<'a> {
         run_before_the_traced();
         let mut probes = Probes::attach(options.buffer_bytes)?;
         tree::check_rights(&options.roots)?;
-        let tree = Tree::adopt(&options.roots, &mut probes)?;
+        let mut tree = Tree::adopt(&options.roots, &mut probes)?;
         let now = mono_now();
         let kernel = rustix::system::uname()
             .release()
@@ -144,6 +149,17 @@ impl<'a> Session<'a> {
         let judge = Judge::live(options, &recording::Header::of_watch(options, &kernel))?;
         let mut limits = in_words(&probes);
         // From here on things are read that others write.
+        let canary = options
+            .canary
+            .map(|every| Minded::start(every, now, &mut tree, &mut probes))
+            .transpose();
+        let canary = canary.unwrap_or_else(|error| {
+            limits.push(format!(
+                "no canary: {error:#}; remedy: see that /proc/self/exe can be executed"
+            ));
+            None
+        });
+        let (canary, belongings) = canary.unzip();
         let helper = give_up_rights(options, &mut limits)?;
         let mut session = Self {
             options,
@@ -169,9 +185,11 @@ impl<'a> Session<'a> {
             stirred: now,
             busy: false,
             pace: Pace::default(),
+            canary,
+            belongings: belongings.unwrap_or_default(),
             _helper: helper,
         };
-        session.judge.step(Step::Attached(now))?;
+        session.step_engines(&Step::Attached(now))?;
         // Whoever reads the header may count on it that everything from now on is seen.
         session.refresh(mono_now())?;
         session.sweep(mono_now())?;
@@ -202,9 +220,12 @@ impl<'a> Session<'a> {
                 (false, false) => TICK,
                 (false, true) => REST,
             };
-            let pause = self
-                .judge
-                .next_timeout()
+            let canary = self.canary.as_ref();
+            let canary = canary.and_then(|canary| canary.judge.next_timeout());
+            let pause = [self.judge.next_timeout(), canary]
+                .into_iter()
+                .flatten()
+                .min()
                 .map_or(tick, |at| tick.min(Duration::from_nanos(at.since(now))));
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
@@ -216,7 +237,7 @@ impl<'a> Session<'a> {
                 self.probes.wake_up();
             }
             self.step()?;
-            if self.tree.is_empty() {
+            if self.tree.pids().all(|pid| self.belongings.has(pid)) {
                 return Ok(Ended::TreeGone);
             }
         }
@@ -234,15 +255,16 @@ impl<'a> Session<'a> {
     pub fn finish(mut self) -> anyhow::Result<Verdict> {
         self.step()?;
         let now = mono_now();
-        self.judge.step(Step::Advance {
+        self.step_engines(&Step::Advance {
             now,
             complete_until: now,
         })?;
         self.serve(now)?;
         self.tally.counters(&self.probes, now)?;
+        let totals = self.totals(now);
         // The report may go to a slow reader: nothing is traced any more by then.
         drop(self.probes);
-        let totals = self.tally.totals(now, &self.judge.summary());
+        drop(self.canary);
         self.report.summary(&totals, &self.judge.names)?;
         Ok(self.tally.verdict(
             self.options,
@@ -283,10 +305,7 @@ impl<'a> Session<'a> {
         }
         if now.since(self.shown_alive) >= SIGN_OF_LIFE {
             self.shown_alive = now;
-            self.report.alive(
-                &self.tally.totals(now, &self.judge.summary()),
-                &self.judge.names,
-            )?;
+            self.report.alive(&self.totals(now), &self.judge.names)?;
         }
         Ok(())
     }
@@ -298,9 +317,11 @@ impl<'a> Session<'a> {
         self.samples.clear();
         self.discovery.samples(now, &mut self.samples);
         self.entries_wait = self.samples.iter().any(|sample| !sample.ring.is_empty());
-        for sample in self.samples.drain(..) {
-            self.judge.tell(Input::Sample(sample))?;
+        let mut samples = std::mem::take(&mut self.samples);
+        for sample in samples.drain(..) {
+            self.tell(Input::Sample(sample))?;
         }
+        self.samples = samples;
         Ok(())
     }
 
@@ -320,7 +341,7 @@ impl<'a> Session<'a> {
         if !records.is_empty() || now.since(self.counted) >= SWEEP {
             let lost = self.tally.counters(&self.probes, now)?;
             if lost > 0 {
-                self.judge.tell(Input::Loss(Loss {
+                self.tell(Input::Loss(Loss {
                     from: self.counted,
                     to: now,
                     records: lost,
@@ -347,6 +368,7 @@ impl<'a> Session<'a> {
             Some(Kind::Fork) => {
                 let child = u32::try_from(record.arg).unwrap_or(0);
                 self.tree.forked(record.pid, child);
+                self.belongings.forked(record.pid, child);
                 self.hint(Hint::Forked { child });
             }
             Some(Kind::Exec) => self.hint(Hint::Execed { pid: record.pid }),
@@ -367,11 +389,11 @@ impl<'a> Session<'a> {
         let Some(event) = decode::event(record, &mut self.tree) else {
             return Ok(());
         };
-        if self.options.events {
+        if self.options.events && !self.belongings.has(record.pid) {
             self.report.event(&event, &self.judge.names)?;
         }
         let exited = matches!(event.kind, EventKind::Exit { process: true });
-        self.judge.tell(Input::Event(event))?;
+        self.tell(Input::Event(event))?;
         if exited {
             self.hint(Hint::Exited { pid: record.pid });
             if let Some(proc) = self.tree.exited(record.pid) {
@@ -387,12 +409,11 @@ impl<'a> Session<'a> {
     }
 
     fn ended(&mut self, proc: ProcId, at: Mono) -> anyhow::Result<()> {
-        self.judge
-            .tell(Input::Topology(Topology::ProcessExited { proc, at }))
+        self.tell(Input::Topology(Topology::ProcessExited { proc, at }))
     }
 
     fn advance(&mut self, now: Mono) -> anyhow::Result<()> {
-        self.judge.step(Step::Advance {
+        self.step_engines(&Step::Advance {
             now,
             complete_until: Mono(self.last_drain.0.saturating_sub(LATEST_RECORD)),
         })
@@ -421,7 +442,7 @@ impl<'a> Session<'a> {
         self.notes.extend(changes.notes);
         self.tally.unsupported |= changes.unsupported;
         for topology in changes.topology {
-            self.judge.tell(Input::Topology(topology))?;
+            self.tell(Input::Topology(topology))?;
         }
         for update in &changes.probes {
             if let Err(error) = self.tally.tables.apply(&mut self.probes, update) {
@@ -450,7 +471,62 @@ impl<'a> Session<'a> {
             // An answer may settle things at once.
             self.advance(now.max(mono_now()))?;
         }
+        self.mind_canary(now)
+    }
+
+    /// Answers the canary's engine, and says when its lost wakeup is not found, or is found again.
+    fn mind_canary(&mut self, now: Mono) -> anyhow::Result<()> {
+        if let Some(canary) = &mut self.canary {
+            canary.turn(now);
+        }
+        while let Some(request) = self.canary.as_mut().and_then(Minded::next_request) {
+            self.look(request)?;
+            self.advance(now.max(mono_now()))?;
+        }
+        for news in self.canary.as_mut().map_or(Vec::new(), Minded::take_news) {
+            let (blind, words) = match news {
+                News::Blind(why) => (
+                    true,
+                    format!(
+                        "this watch is BLIND: the wakeup that its canary lost on purpose was not found ({why}); what it does \
+                         not report may be there all the same; see `shmtrace doctor --self-test`"
+                    ),
+                ),
+                News::Sees => (
+                    false,
+                    "this watch sees again: the wakeup that its canary lost was found".to_owned(),
+                ),
+            };
+            self.report.canary(now, blind, &words)?;
+            self.tally.note(words);
+        }
         Ok(())
+    }
+
+    /// Tells the engine whose it is.
+    fn tell(&mut self, input: Input) -> anyhow::Result<()> {
+        match (self.belongings.owner(&input), &mut self.canary) {
+            (Owner::Canary, Some(canary)) => canary.judge.tell(input),
+            (Owner::Both, Some(canary)) => {
+                canary.judge.tell(input.clone())?;
+                self.judge.tell(input)
+            }
+            (Owner::Watch | Owner::Both, _) => self.judge.tell(input),
+            (Owner::Canary | Owner::Nobody, _) => Ok(()),
+        }
+    }
+
+    fn step_engines(&mut self, step: &Step) -> anyhow::Result<()> {
+        if let Some(canary) = &mut self.canary {
+            canary.judge.step(step.clone())?;
+        }
+        self.judge.step(step.clone())
+    }
+
+    fn totals(&self, now: Mono) -> Totals {
+        let mut totals = self.tally.totals(now, &self.judge.summary());
+        totals.canary = self.canary.as_ref().map(Minded::count);
+        totals
     }
 
     /// Whether sends on closed fds may have left no record lately.
@@ -465,24 +541,25 @@ impl<'a> Session<'a> {
             Request::ObserveLane(lane) => {
                 if let Some(mut seen) = self.observer.lane(&mut self.discovery, lane) {
                     seen.failed_sends_unseen = self.failed_sends_unseen();
-                    self.judge.tell(Input::Lane(Box::new(seen)))?;
+                    self.tell(Input::Lane(Box::new(seen)))?;
                 }
             }
             Request::ObserveClosely(lane) => {
                 if let Some(mut seen) = self.observer.lane_closely(&mut self.discovery, lane) {
                     seen.failed_sends_unseen = self.failed_sends_unseen();
-                    self.judge.tell(Input::Lane(Box::new(seen)))?;
+                    self.tell(Input::Lane(Box::new(seen)))?;
                 }
             }
             Request::ObserveHub(hub) => {
                 if let Some(seen) = self.observer.hub(&mut self.discovery, hub) {
-                    self.judge.tell(Input::Hub(Box::new(seen)))?;
+                    self.tell(Input::Hub(Box::new(seen)))?;
                 }
             }
             Request::ObserveMemory => {
-                let pids: Vec<u32> = self.tree.pids().collect();
+                let pids = self.tree.pids().filter(|pid| !self.belongings.has(*pid));
+                let pids: Vec<u32> = pids.collect();
                 for seen in self.observer.memory(&pids) {
-                    self.judge.tell(Input::Memory(seen))?;
+                    self.tell(Input::Memory(seen))?;
                 }
             }
         }

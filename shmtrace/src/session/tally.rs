@@ -7,7 +7,7 @@ use shmtrace_common::Counter;
 use shmtrace_engine::{Code, Finding, Mono, State, Summary, input::Input};
 
 use super::{options::Options, tables::Tables};
-use crate::{exit::Exit, probes, recording::Step};
+use crate::{canary::Count, exit::Exit, probes, recording::Step};
 
 /// Findings remembered, so that each state is counted once.
 const MOST_COUNTED: usize = 4096;
@@ -64,6 +64,8 @@ pub struct Totals {
     pub oldest_waiting_ns: Option<u64>,
     /// What could not be seen or was refused, in words.
     pub notes: Vec<String>,
+    /// What became of the canary, where there was one.
+    pub canary: Option<Count>,
 }
 
 /// How a watch is to be judged.
@@ -179,6 +181,7 @@ impl Tally {
             inconclusive: self.inconclusive,
             oldest_waiting_ns: engine.oldest_waiting.map(|since| now.since(since)),
             notes: self.notes.clone(),
+            canary: None,
         }
     }
 
@@ -189,11 +192,13 @@ impl Tally {
             .iter()
             .any(|(code, state)| options.fail_on.fires(*code, *state));
         let proven = !self.findings.is_empty();
+        let was_blind = totals.canary.is_some_and(|count| count.was_blind);
         let exit = if fired {
             Exit::Finding
         } else if !saw_hub && self.unsupported {
             Exit::NotPermitted
-        } else if !saw_hub || (!proven && (totals.lost > 0 || totals.inconclusive > 0)) {
+        } else if !saw_hub || was_blind || (!proven && (totals.lost > 0 || totals.inconclusive > 0))
+        {
             Exit::Inconclusive
         } else {
             Exit::Clean

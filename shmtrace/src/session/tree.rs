@@ -73,6 +73,12 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Enters a process that belongs to no root.
+    pub(crate) fn add(&mut self, pid: u32, probes: &mut Probes) -> anyhow::Result<()> {
+        anyhow::ensure!(self.enter(pid, probes)?, "process {pid} has ended already");
+        Ok(())
+    }
+
     /// Enters one process; false if it is gone already.
     fn enter(&mut self, pid: u32, probes: &mut Probes) -> anyhow::Result<bool> {
         let Some(id) = id_of(pid) else {
@@ -127,11 +133,6 @@ impl Tree {
     /// Pids of all.
     pub(crate) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.members.keys().copied()
-    }
-
-    /// No process is left.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty()
     }
 
     /// Those of whom there was a record since this was asked last.
@@ -235,9 +236,10 @@ fn no_such_process(pid: u32) -> anyhow::Error {
 pub(crate) fn check_rights(roots: &[u32]) -> Result<(), Refusal> {
     let is_denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
     for pid in roots {
-        let maps = std::fs::read(format!("/proc/{pid}/maps")).map(drop);
+        // What a thread sleeps in takes more than its mappings do, which CAP_PERFMON shows on newer kernels.
+        let call = std::fs::read(format!("/proc/{pid}/syscall")).map(drop);
         let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).map(drop);
-        if maps.and(fds).is_err_and(|error| is_denied(&error)) {
+        if call.and(fds).is_err_and(|error| is_denied(&error)) {
             let missing = rights::missing(rights::TO_LOOK);
             return Err(Refusal::not_permitted(format!(
                 "may not look into process {pid}: {} missing; run shmtrace as root, with `sudo shmtrace ...`, or with the \

@@ -1,5 +1,6 @@
 //! The commands beside `watch`, as somebody at a terminal or a script uses them.
 
+mod canary;
 mod filters;
 mod hosts;
 mod kill;

@@ -17,11 +17,11 @@ use crate::support::{
 const PTRACE: u64 = 1 << 19;
 const DAC_READ_SEARCH: u64 = 1 << 2;
 const CHECKPOINT_RESTORE: u64 = 1 << 40;
-/// Kernels before 5.19 want CAP_BPF for writing to a table.
+/// Kernels before 5.19 want `CAP_BPF` for writing to a table.
 const BPF: u64 = 1 << 39;
 /// What a watch may keep at most.
 const KEPT: u64 = PTRACE | DAC_READ_SEARCH | CHECKPOINT_RESTORE | BPF;
-/// What its helper may keep at most: CAP_SYS_ADMIN and CAP_PERFMON, and to look.
+/// What its helper may keep at most: `CAP_SYS_ADMIN` and `CAP_PERFMON`, and to look.
 const HELPER: u64 = PTRACE | DAC_READ_SEARCH | 1 << 21 | 1 << 38;
 
 /// The fields of a `status` file that are numbers of this radix.
@@ -73,7 +73,7 @@ fn a_watch_gives_up_what_it_does_not_need_and_sees_who_comes_later() {
     let folder = tempfile::tempdir().unwrap();
     let late = late_host(folder.path());
     let mut watch = shmtrace(&["--format", "json", "--pid-tree", &late.arg()]);
-    let mut watch = Target::start(watch.arg("--duration").arg("20s"));
+    let mut watch = Target::start(watch.args(["--duration", "20s"]));
     let header: Value = serde_json::from_str(&watch.line()).unwrap();
     assert_eq!(header["type"], "header");
     for kept in rights_of(watch.pid()) {
@@ -81,6 +81,12 @@ fn a_watch_gives_up_what_it_does_not_need_and_sees_who_comes_later() {
     }
     let helpers = shmtrace::process::children(watch.pid());
     assert_eq!(helpers.len(), 1, "{helpers:?}");
+    // It starts while the watch does.
+    let is_filtered = |pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains("Seccomp:\t2")
+    };
+    assert!(eventually(|| is_filtered(helpers[0])));
     for kept in rights_of(helpers[0]) {
         assert_eq!(kept & !HELPER, 0, "{kept:#x}");
     }
@@ -115,7 +121,13 @@ fn a_watch_gives_up_what_it_does_not_need_and_sees_who_comes_later() {
 #[ignore = "privileged: run by cargo xtask test"]
 fn a_helper_ends_with_its_watch_however_that_ends() {
     let other = Target::script("echo up; exec sleep 100");
-    let mut watch = shmtrace(&["--format", "json", "--pid-tree", &other.arg()]);
+    let mut watch = shmtrace(&[
+        "--no-canary",
+        "--format",
+        "json",
+        "--pid-tree",
+        &other.arg(),
+    ]);
     let mut watch = Target::start(&mut watch);
     watch.line();
     let helpers = shmtrace::process::children(watch.pid());

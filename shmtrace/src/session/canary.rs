@@ -1,0 +1,81 @@
+//! The canary within a watch: its engine, and what follows from what that finds.
+
+use shmtrace_engine::{Config, Mono, Output, Request};
+
+use super::{Judge, Tree};
+use crate::{
+    canary::{Belongings, Canary, Count, News, Order, Schedule},
+    probes::Probes,
+};
+
+/// The usual grace, ns, whatever the watch's is.
+const GRACE: u64 = 50_000_000;
+
+/// A canary that is watched.
+pub(super) struct Minded {
+    canary: Canary,
+    schedule: Schedule,
+    pub(super) judge: Judge,
+    news: Vec<News>,
+}
+
+impl Minded {
+    /// Starts one and enters it among what the probes trace.
+    pub(super) fn start(
+        every: std::time::Duration,
+        now: Mono,
+        tree: &mut Tree,
+        probes: &mut Probes,
+    ) -> anyhow::Result<(Self, Belongings)> {
+        let (canary, belongings) = Canary::start()?;
+        tree.add(canary.pid(), probes)?;
+        let minded = Self {
+            canary,
+            schedule: Schedule::new(every, now),
+            judge: Judge::plain(Config {
+                grace: GRACE,
+                expect_progress: None,
+            }),
+            news: Vec::new(),
+        };
+        Ok((minded, belongings))
+    }
+
+    /// Does what is due.
+    pub(super) fn turn(&mut self, now: Mono) {
+        let due = self.schedule.turn(now);
+        self.follow(due);
+    }
+
+    /// The next thing that its engine wants to see; findings are looked through on the way.
+    pub(super) fn next_request(&mut self) -> Option<Request> {
+        loop {
+            match self.judge.next()? {
+                Output::Request(request) => return Some(request),
+                Output::Finding(finding) => {
+                    let follows = self.schedule.found(&finding);
+                    self.follow(follows);
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, (order, news): (Option<Order>, Option<News>)) {
+        self.news.extend(news);
+        if let Some(order) = order
+            && let Err(error) = self.canary.order(order)
+        {
+            tracing::debug!("the canary takes no orders: {error}");
+            self.news.extend(self.schedule.ended());
+        }
+    }
+
+    /// What is to be said.
+    pub(super) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    pub(super) fn count(&self) -> Count {
+        self.schedule.count()
+    }
+}
