@@ -1,6 +1,6 @@
 //! The canary within a watch: its engine, and what follows from what that finds.
 
-use shmtrace_engine::{Config, Mono, Output, Request};
+use shmtrace_engine::{Config, Mono, Output, Request, input::Input};
 
 use super::{Judge, Tree};
 use crate::{
@@ -17,6 +17,7 @@ pub(super) struct Minded {
     schedule: Schedule,
     pub(super) judge: Judge,
     news: Vec<News>,
+    events: u64,
 }
 
 impl Minded {
@@ -37,8 +38,20 @@ impl Minded {
                 expect_progress: None,
             }),
             news: Vec::new(),
+            events: 0,
         };
         Ok((minded, belongings))
+    }
+
+    /// Tells its engine something.
+    pub(super) fn tell(&mut self, input: Input) -> anyhow::Result<()> {
+        self.events += u64::from(matches!(input, Input::Event(_)));
+        self.judge.tell(input)
+    }
+
+    /// Its events so far, which are none of the tree's.
+    pub(super) fn events(&self) -> u64 {
+        self.events
     }
 
     /// Does what is due.

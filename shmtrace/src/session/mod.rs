@@ -506,7 +506,7 @@ impl<'a> Session<'a> {
     /// Tells the engine whose it is.
     fn tell(&mut self, input: Input) -> anyhow::Result<()> {
         match (self.belongings.owner(&input), &mut self.canary) {
-            (Owner::Canary, Some(canary)) => canary.judge.tell(input),
+            (Owner::Canary, Some(canary)) => canary.tell(input),
             (Owner::Both, Some(canary)) => {
                 canary.judge.tell(input.clone())?;
                 self.judge.tell(input)
@@ -526,6 +526,8 @@ impl<'a> Session<'a> {
     fn totals(&self, now: Mono) -> Totals {
         let mut totals = self.tally.totals(now, &self.judge.summary());
         totals.canary = self.canary.as_ref().map(Minded::count);
+        let of_canary = self.canary.as_ref().map_or(0, Minded::events);
+        totals.events = totals.events.saturating_sub(of_canary);
         totals
     }
 
