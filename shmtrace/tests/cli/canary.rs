@@ -17,13 +17,11 @@ fn json(line: &str) -> Value {
 fn birds(watch: u32) -> [u32; 2] {
     let mut found = None;
     assert!(eventually(|| {
-        let hosts = children(watch).into_iter().filter(|pid| {
+        let mut hosts = children(watch).into_iter().filter(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             name == "shmtrace-canary\n"
         });
-        found = hosts
-            .filter_map(|host| Some([host, *children(host).first()?]))
-            .next();
+        found = hosts.find_map(|host| Some([host, *children(host).first()?]));
         found.is_some()
     }));
     found.unwrap()
