@@ -171,7 +171,11 @@ impl Engine {
                 None => lane.look_at,
             });
         let healed = self.healed.iter().map(|healed| healed.at.plus(HEALED_WAIT));
-        graces.chain(healed).min()
+        let hubs = self.hubs.values().map(|hub| match hub.asked_at {
+            Some(asked) => asked.plus(LOOK_LOST),
+            None => hub.look_at,
+        });
+        graces.chain(healed).chain(hubs).min()
     }
 
     /// Sums so far.
