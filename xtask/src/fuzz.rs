@@ -30,29 +30,41 @@ pub(crate) struct Fuzz {
 impl Fuzz {
     pub(crate) fn run(&self) -> Result<()> {
         install()?;
-        build()?;
-        let mut failed = Vec::new();
-        for target in TARGETS {
-            if self.target.as_ref().is_none_or(|only| only == target)
-                && let Err(error) = fuzz(target, self.seconds)
-            {
-                eprintln!("{target}: {error:#}");
-                failed.push(target);
-            }
-        }
-        if failed.is_empty() {
-            return Ok(());
-        }
-        bail!(
-            "{} failed: the input is below fuzz/artifacts; `cargo xtask fuzz` tries it again, and once it is mended it \
-             belongs into fuzz/seeds",
-            failed.join(", ")
-        )
+        let wanted = |target: &&str| self.target.as_ref().is_none_or(|only| only == target);
+        let targets: Vec<&str> = TARGETS.into_iter().filter(wanted).collect();
+        run(&targets, Limit::Seconds(self.seconds))
     }
 }
 
-/// Seconds for each target among the tests.
-const AMONG_TESTS: u32 = 10;
+/// How long a target runs.
+#[derive(Clone, Copy)]
+enum Limit {
+    /// From what earlier runs found on.
+    Seconds(u32),
+    /// The same inputs each time: so many, made from the seeds alone.
+    Inputs(u32),
+}
+
+fn run(targets: &[&str], limit: Limit) -> Result<()> {
+    build()?;
+    let mut failed = Vec::new();
+    for target in targets {
+        if let Err(error) = fuzz(target, limit) {
+            eprintln!("{target}: {error:#}");
+            failed.push(*target);
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} failed: the input is below fuzz/artifacts, and once it is mended it belongs into fuzz/seeds",
+        failed.join(", ")
+    )
+}
+
+/// Inputs of each target among the tests.
+const AMONG_TESTS: u32 = 1000;
 
 /// A short run of every target, for the tests. Where the compiler with sanitizers cannot be had, the seeds have been
 /// replayed all the same, by an ordinary test.
@@ -61,11 +73,7 @@ pub(crate) fn briefly() -> Result<()> {
         println!("no fuzzers here, only their seeds: {error:#}");
         return Ok(());
     }
-    let all = Fuzz {
-        target: None,
-        seconds: AMONG_TESTS,
-    };
-    all.run()
+    run(&TARGETS, Limit::Inputs(AMONG_TESTS))
 }
 
 /// The compiler with sanitizers, and cargo-fuzz.
@@ -94,15 +102,29 @@ fn build() -> Result<()> {
 }
 
 /// What is found goes to `fuzz/corpus`, and what fails to `fuzz/artifacts`; neither is kept in the repository.
-fn fuzz(target: &str, seconds: u32) -> Result<()> {
-    let corpus = format!("corpus/{target}");
+fn fuzz(target: &str, limit: Limit) -> Result<()> {
+    let (corpus, limit) = match limit {
+        // Seed 0 is another one each time.
+        Limit::Seconds(seconds) => (
+            format!("corpus/{target}"),
+            [format!("-max_total_time={seconds}"), "-seed=0".to_owned()],
+        ),
+        Limit::Inputs(inputs) => {
+            let corpus = format!("corpus/from-seeds/{target}");
+            if let Err(error) = fs::remove_dir_all(folder().join(&corpus))
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                return Err(error).with_context(|| format!("cannot empty fuzz/{corpus}"));
+            }
+            (corpus, [format!("-runs={inputs}"), "-seed=1".to_owned()])
+        }
+    };
     fs::create_dir_all(folder().join(&corpus))
         .with_context(|| format!("cannot create fuzz/{corpus}"))?;
     let mut cargo = in_toolchain(&["cargo", "fuzz", "run", "--fuzz-dir", ".", target]);
     cargo.args([corpus, format!("seeds/{target}")]);
-    cargo.args(["--", "-print_final_stats=1"]);
+    cargo.args(["--", "-print_final_stats=1"]).args(limit);
     cargo.args([
-        format!("-max_total_time={seconds}"),
         format!("-rss_limit_mb={MOST_MEMORY}"),
         format!("-timeout={LONGEST}"),
         format!("-max_len={LARGEST}"),
