@@ -29,6 +29,9 @@ made to misbehave, so theirs are the faults that come from outside: thefts and d
 |---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
+/// Inconclusive verdicts that are shown.
+const INCONCLUSIVE_SHOWN: usize = 2;
+
 const HEALTH: &str = "Nothing is wrong in these runs, so every finding is one too many. An inconclusive verdict is one too many \
 unless records were lost. `attach and detach` is watched 200 times for 100 ms each, in mid-flight.
 
@@ -200,7 +203,9 @@ fn write_healthy(health: &Healthy, text: &mut String) -> Result {
             )?;
         }
     }
-    for finding in total.findings.iter().chain(&total.inconclusive) {
+    // What could not be judged for want of records is much the same each time.
+    let examples = total.inconclusive.iter().take(INCONCLUSIVE_SHOWN);
+    for finding in total.findings.iter().chain(examples) {
         writeln!(text, "\n```json\n{finding:.2000}\n```")?;
     }
     Ok(())
