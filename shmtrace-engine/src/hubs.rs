@@ -93,12 +93,13 @@ impl Hub {
         calls.is_some_and(|calls| calls.tell() && calls.open().is_some())
     }
 
-    /// When what was seen may have lasted long enough to be a finding.
-    pub(crate) fn due(&self, last_move: Mono) -> Option<Mono> {
-        let lasts = |since: &Mono| since.max(&last_move).plus(SLOT_LASTS);
-        let orphans = self.orphans.values().map(lasts).min();
-        let exhausted = self.exhausted.then(|| last_move.plus(SLOT_LASTS));
-        orphans.into_iter().chain(exhausted).min()
+    /// The times at which what was seen may have lasted long enough to be a finding.
+    pub(crate) fn due(&self, last_move: Mono) -> impl Iterator<Item = Mono> {
+        let exhausted = self.exhausted.then_some(last_move);
+        let orphaned = self.orphans.values().copied();
+        orphaned
+            .chain(exhausted)
+            .map(move |since| since.max(last_move).plus(SLOT_LASTS))
     }
 
     /// Something is being watched that may become a finding if it lasts.

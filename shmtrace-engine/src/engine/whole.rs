@@ -101,15 +101,21 @@ impl Engine {
                 );
             }
         }
-        let mut due = self.hubs.get(&id).and_then(|hub| hub.due(last_move));
-        if let Some(expected) = self.config.expect_progress {
-            let expired = last_move.max(self.attached).plus(expected);
-            due = Some(due.map_or(expired, |due| due.min(expired)));
-        }
-        let mut due = due.filter(|due| *due > seen.at);
-        if shown.len() < all {
-            due = Some(seen.at.plus(hubs::LOOK / 5));
-        }
+        let lasts = self
+            .hubs
+            .get(&id)
+            .into_iter()
+            .flat_map(|hub| hub.due(last_move));
+        let quiet = self
+            .config
+            .expect_progress
+            .map(|expected| last_move.max(self.attached).plus(expected));
+        let settles = (shown.len() < all).then(|| seen.at.plus(hubs::LOOK / 5));
+        let mut due: Vec<Mono> = lasts
+            .chain(quiet)
+            .chain(settles)
+            .filter(|at| *at > seen.at)
+            .collect();
         for hubs::Shown {
             key,
             looks,
@@ -118,12 +124,10 @@ impl Engine {
         } in shown
         {
             self.holds(key, looks, grace, explanation, Vec::new());
-            if let Some(since) = self.conditions.unsaid_since(&key) {
-                let lasted = since.plus(grace);
-                due = Some(due.map_or(lasted, |due| due.min(lasted)));
-            }
+            let unsaid = self.conditions.unsaid_since(&key);
+            due.extend(unsaid.map(|since| since.plus(grace)));
         }
-        if let (Some(hub), Some(due)) = (self.hubs.get_mut(&id), due) {
+        if let (Some(hub), Some(due)) = (self.hubs.get_mut(&id), due.into_iter().min()) {
             hub.look_at = hub.look_at.min(due.max(seen.at.plus(hubs::AGAIN)));
         }
     }
