@@ -12,6 +12,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod atomic;
+mod bare;
 mod calls;
 mod emit;
 mod fds;
@@ -138,13 +139,3 @@ pub fn shmtrace_exit_old(ctx: BtfTracePointContext) -> i32 {
     tree::exit(&ctx, true);
     0
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

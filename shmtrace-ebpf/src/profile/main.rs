@@ -5,6 +5,9 @@
 #![no_std]
 #![no_main]
 
+#[path = "../bare.rs"]
+mod bare;
+
 use aya_ebpf::{
     EbpfContext, Global,
     bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
@@ -192,13 +195,3 @@ fn field(base: *const u8, offset: u32) -> u32 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel((base as u64 + u64::from(offset)) as *const u32).unwrap_or(0) }
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
