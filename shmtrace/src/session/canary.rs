@@ -2,10 +2,12 @@
 
 use shmtrace_engine::{Config, Mono, Output, Request, input::Input};
 
-use super::{Judge, Tree};
+use super::{Judge, Session, Totals, Tree};
 use crate::{
-    canary::{Belongings, Canary, Count, News, Order, Schedule},
+    canary::{Belongings, Canary, Count, News, Order, Owner, Schedule},
+    observe::mono_now,
     probes::Probes,
+    recording::Step,
 };
 
 /// The usual grace, ns, whatever the watch's is.
@@ -90,5 +92,64 @@ impl Minded {
 
     pub(super) fn count(&self) -> Count {
         self.schedule.count()
+    }
+}
+
+impl Session<'_> {
+    /// Answers the canary's engine, and says when its lost wakeup is not found, or is found again.
+    pub(super) fn mind_canary(&mut self, now: Mono) -> anyhow::Result<()> {
+        if let Some(canary) = &mut self.canary {
+            canary.turn(now);
+        }
+        while let Some(request) = self.canary.as_mut().and_then(Minded::next_request) {
+            self.look(request)?;
+            self.advance(now.max(mono_now()))?;
+        }
+        for news in self.canary.as_mut().map_or(Vec::new(), Minded::take_news) {
+            let (blind, words) = match news {
+                News::Blind(why) => (
+                    true,
+                    format!(
+                        "this watch is BLIND: the wakeup that its canary lost on purpose was not found ({why}); what it does \
+                         not report may be there all the same; see `shmtrace doctor --self-test`"
+                    ),
+                ),
+                News::Sees => (
+                    false,
+                    "this watch sees again: the wakeup that its canary lost was found".to_owned(),
+                ),
+            };
+            self.report.canary(now, blind, &words)?;
+            self.tally.note(words);
+        }
+        Ok(())
+    }
+
+    /// Tells the engine whose it is.
+    pub(super) fn tell(&mut self, input: Input) -> anyhow::Result<()> {
+        match (self.belongings.owner(&input), &mut self.canary) {
+            (Owner::Canary, Some(canary)) => canary.tell(input),
+            (Owner::Both, Some(canary)) => {
+                canary.judge.tell(input.clone())?;
+                self.judge.tell(input)
+            }
+            (Owner::Watch | Owner::Both, _) => self.judge.tell(input),
+            (Owner::Canary | Owner::Nobody, _) => Ok(()),
+        }
+    }
+
+    pub(super) fn step_engines(&mut self, step: &Step) -> anyhow::Result<()> {
+        if let Some(canary) = &mut self.canary {
+            canary.judge.step(step.clone())?;
+        }
+        self.judge.step(step.clone())
+    }
+
+    pub(super) fn totals(&self, now: Mono) -> Totals {
+        let mut totals = self.tally.totals(now, &self.judge.summary());
+        totals.canary = self.canary.as_ref().map(Minded::count);
+        let of_canary = self.canary.as_ref().map_or(0, Minded::events);
+        totals.events = totals.events.saturating_sub(of_canary);
+        totals
     }
 }

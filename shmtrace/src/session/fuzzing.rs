@@ -3,13 +3,13 @@
 use std::{fs::File, os::unix::fs::FileExt as _};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use shmtrace_common::{Cursor, NO_PEER, Record};
+use shmtrace_common::{Cursor, Kind, NO_PEER, Record};
 use shmtrace_engine::{
     HubId, Mono, Output, PeerId, ProcId, SocketInode,
     input::{Input, Loss, PeerBinding, Topology},
 };
 
-use super::{Discovery, Judge, Kind, Report as _, Step, Tree, decode};
+use super::{Discovery, Judge, Report as _, Step, Tree, decode};
 use crate::{
     fuzzing::{Sink, options},
     probes::Rings,

@@ -16,10 +16,12 @@ mod decode;
 mod directory;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod intake;
 mod judge;
 mod options;
 mod pace;
 mod replay;
+mod setup;
 mod tables;
 mod tally;
 mod tree;
@@ -27,22 +29,21 @@ mod tree;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use shmtrace_common::{Kind, NO_PEER, Record};
+use shmtrace_common::Record;
 use shmtrace_engine::{
-    Mono, Output, ProcId, Request, SocketInode,
-    input::{EventKind, Input, Loss, Sample, Topology},
+    Mono, Output, Request,
+    input::{Input, Sample},
 };
 use tokio::time::Instant;
 
 use crate::{
-    canary::{Belongings, News, Owner},
+    canary::Belongings,
     discover::{Discovery, Hint},
-    limits,
     observe::{Observer, mono_now},
     probes::Probes,
     recording::{self, Step},
     report::{Header, Report},
-    rights::{self, Helper},
+    rights::Helper,
 };
 
 pub use directory::Directory;
@@ -137,7 +138,7 @@ impl<'a> Session<'a> {
     /// Attaches to the trees and takes a first look. Processes notice nothing of it.
     pub fn start(options: &'a Options, report: &'a mut dyn Report) -> anyhow::Result<Self> {
         tree::check_roots(&options.roots)?;
-        run_before_the_traced();
+        setup::run_before_the_traced();
         let mut probes = Probes::attach(options.buffer_bytes)?;
         tree::check_rights(&options.roots)?;
         let mut tree = Tree::adopt(&options.roots, &mut probes)?;
@@ -147,7 +148,7 @@ impl<'a> Session<'a> {
             .to_string_lossy()
             .into_owned();
         let judge = Judge::live(options, &recording::Header::of_watch(options, &kernel))?;
-        let mut limits = in_words(&probes);
+        let mut limits = setup::in_words(&probes);
         // From here on things are read that others write.
         let canary = options
             .canary
@@ -160,7 +161,7 @@ impl<'a> Session<'a> {
             None
         });
         let (canary, belongings) = canary.unzip();
-        let helper = give_up_rights(options, &mut limits)?;
+        let helper = setup::give_up_rights(options, &mut limits)?;
         let mut session = Self {
             options,
             probes,
@@ -310,108 +311,6 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Looks at every lane. Whoever publishes, rings or takes leaves a record, if only of falling asleep again, so there is
-    /// no need to look while there are none and nothing waits; but now and then, since records can be lost.
-    fn sweep(&mut self, now: Mono) -> anyhow::Result<()> {
-        self.swept = now;
-        self.samples.clear();
-        self.discovery.samples(now, &mut self.samples);
-        self.entries_wait = self.samples.iter().any(|sample| !sample.ring.is_empty());
-        let mut samples = std::mem::take(&mut self.samples);
-        for sample in samples.drain(..) {
-            self.tell(Input::Sample(sample))?;
-        }
-        self.samples = samples;
-        Ok(())
-    }
-
-    /// Takes every record that is there; whether there was one.
-    fn drain(&mut self, now: Mono) -> anyhow::Result<bool> {
-        let mut records = std::mem::take(&mut self.records);
-        records.clear();
-        let drained = self.probes.drain(|record| records.push(*record));
-        self.busy = drained.busy;
-        let fast = self.pace.is_fast(now, records.len());
-        self.probes.watch_failed_sends(!fast);
-        anyhow::ensure!(
-            drained.foreign == 0,
-            "the probes speak another version of the record format: build shmtrace again"
-        );
-        // Records are lost only where there are too many.
-        if !records.is_empty() || now.since(self.counted) >= SWEEP {
-            let lost = self.tally.counters(&self.probes, now)?;
-            if lost > 0 {
-                self.tell(Input::Loss(Loss {
-                    from: self.counted,
-                    to: now,
-                    records: lost,
-                }))?;
-                // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
-                self.lost_since_refresh = true;
-            }
-            self.counted = now;
-        }
-        // What lies behind an unfinished record is from after the drain before.
-        if !drained.unfinished {
-            self.last_drain = now;
-        }
-        for record in &records {
-            self.record(record)?;
-        }
-        let stirred = !records.is_empty();
-        self.records = records;
-        Ok(stirred)
-    }
-
-    fn record(&mut self, record: &Record) -> anyhow::Result<()> {
-        match Kind::from_u8(record.kind) {
-            Some(Kind::Fork) => {
-                let child = u32::try_from(record.arg).unwrap_or(0);
-                self.tree.forked(record.pid, child);
-                self.belongings.forked(record.pid, child);
-                self.hint(Hint::Forked { child });
-            }
-            Some(Kind::Exec) => self.hint(Hint::Execed { pid: record.pid }),
-            Some(Kind::Map) => self.hint(Hint::Mapped { pid: record.pid }),
-            Some(Kind::Ring) if record.peer == NO_PEER && record.arg != 0 => {
-                let socket = SocketInode(record.arg);
-                let rings = decode::indexes(record);
-                self.hinted |= self
-                    .discovery
-                    .rung(socket, record.pid, Mono(record.at), rings);
-            }
-            Some(Kind::Take) if record.peer == NO_PEER && record.arg != 0 => {
-                let socket = SocketInode(record.arg);
-                self.hinted |= self.discovery.took(socket, record.pid);
-            }
-            _ => {}
-        }
-        let Some(event) = decode::event(record, &mut self.tree) else {
-            return Ok(());
-        };
-        if self.options.events && !self.belongings.has(record.pid) {
-            self.report.event(&event, &self.judge.names)?;
-        }
-        let exited = matches!(event.kind, EventKind::Exit { process: true });
-        self.tell(Input::Event(event))?;
-        if exited {
-            self.hint(Hint::Exited { pid: record.pid });
-            if let Some(proc) = self.tree.exited(record.pid) {
-                self.ended(proc, Mono(record.at))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn hint(&mut self, hint: Hint) {
-        self.discovery.hint(hint);
-        self.hinted = true;
-    }
-
-    fn ended(&mut self, proc: ProcId, at: Mono) -> anyhow::Result<()> {
-        self.tell(Input::Topology(Topology::ProcessExited { proc, at }))
-    }
-
     fn advance(&mut self, now: Mono) -> anyhow::Result<()> {
         self.step_engines(&Step::Advance {
             now,
@@ -474,63 +373,6 @@ impl<'a> Session<'a> {
         self.mind_canary(now)
     }
 
-    /// Answers the canary's engine, and says when its lost wakeup is not found, or is found again.
-    fn mind_canary(&mut self, now: Mono) -> anyhow::Result<()> {
-        if let Some(canary) = &mut self.canary {
-            canary.turn(now);
-        }
-        while let Some(request) = self.canary.as_mut().and_then(Minded::next_request) {
-            self.look(request)?;
-            self.advance(now.max(mono_now()))?;
-        }
-        for news in self.canary.as_mut().map_or(Vec::new(), Minded::take_news) {
-            let (blind, words) = match news {
-                News::Blind(why) => (
-                    true,
-                    format!(
-                        "this watch is BLIND: the wakeup that its canary lost on purpose was not found ({why}); what it does \
-                         not report may be there all the same; see `shmtrace doctor --self-test`"
-                    ),
-                ),
-                News::Sees => (
-                    false,
-                    "this watch sees again: the wakeup that its canary lost was found".to_owned(),
-                ),
-            };
-            self.report.canary(now, blind, &words)?;
-            self.tally.note(words);
-        }
-        Ok(())
-    }
-
-    /// Tells the engine whose it is.
-    fn tell(&mut self, input: Input) -> anyhow::Result<()> {
-        match (self.belongings.owner(&input), &mut self.canary) {
-            (Owner::Canary, Some(canary)) => canary.tell(input),
-            (Owner::Both, Some(canary)) => {
-                canary.judge.tell(input.clone())?;
-                self.judge.tell(input)
-            }
-            (Owner::Watch | Owner::Both, _) => self.judge.tell(input),
-            (Owner::Canary | Owner::Nobody, _) => Ok(()),
-        }
-    }
-
-    fn step_engines(&mut self, step: &Step) -> anyhow::Result<()> {
-        if let Some(canary) = &mut self.canary {
-            canary.judge.step(step.clone())?;
-        }
-        self.judge.step(step.clone())
-    }
-
-    fn totals(&self, now: Mono) -> Totals {
-        let mut totals = self.tally.totals(now, &self.judge.summary());
-        totals.canary = self.canary.as_ref().map(Minded::count);
-        let of_canary = self.canary.as_ref().map_or(0, Minded::events);
-        totals.events = totals.events.saturating_sub(of_canary);
-        totals
-    }
-
     /// Whether sends on closed fds may have left no record lately.
     fn failed_sends_unseen(&self) -> bool {
         let since = self.pace.fast_until();
@@ -566,47 +408,6 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
-    }
-}
-
-/// Gives up what is not needed from now on; `limits` says what follows from that.
-fn give_up_rights(options: &Options, limits: &mut Vec<String>) -> anyhow::Result<Option<Helper>> {
-    let helper = if rights::helper_is_of_use() || options.record_findings.is_some() {
-        let helper = Helper::start(options.record_findings.as_deref());
-        let helper = helper.inspect_err(|error| {
-            limits.push(format!(
-                "no helper process ({error}): kernel stacks, and doorbells of other network namespaces, are not seen; \
-                 remedy: see that /proc/self/exe can be executed"
-            ));
-        });
-        helper.ok()
-    } else {
-        None
-    };
-    let kept = rights::give_up(options.role)?;
-    limits.extend(kept.unfiltered.map(|why| {
-        format!(
-            "system calls are not filtered ({why}); remedy: a kernel with CONFIG_SECCOMP_FILTER=y"
-        )
-    }));
-    Ok(helper)
-}
-
-/// What this kernel and these rights do not offer.
-fn in_words(probes: &Probes) -> Vec<String> {
-    let blind = probes.blind_to_failed_sends();
-    let blind = blind.map(|why| {
-        format!("sends on a closed doorbell leave no record ({why}): the cause is read off the sender's open files instead")
-    });
-    limits::in_words().into_iter().chain(blind).collect()
-}
-
-/// A build that uses every CPU is the one whose records must be read and whose hang must be seen in time: this thread, which
-/// uses a few percent of one, goes first.
-fn run_before_the_traced() {
-    const NICENESS: i32 = -10;
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!("cannot run at niceness {NICENESS}: {error}");
     }
 }
 

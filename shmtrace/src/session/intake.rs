@@ -1,0 +1,114 @@
+//! What comes in: samples of the rings, records and what follows from each, losses.
+
+use shmtrace_common::{Kind, NO_PEER, Record};
+use shmtrace_engine::{
+    Mono, ProcId, SocketInode,
+    input::{EventKind, Input, Loss, Topology},
+};
+
+use super::{SWEEP, Session, decode};
+use crate::discover::Hint;
+
+impl Session<'_> {
+    /// Looks at every lane. Whoever publishes, rings or takes leaves a record, if only of falling asleep again, so there is
+    /// no need to look while there are none and nothing waits; but now and then, since records can be lost.
+    pub(super) fn sweep(&mut self, now: Mono) -> anyhow::Result<()> {
+        self.swept = now;
+        self.samples.clear();
+        self.discovery.samples(now, &mut self.samples);
+        self.entries_wait = self.samples.iter().any(|sample| !sample.ring.is_empty());
+        let mut samples = std::mem::take(&mut self.samples);
+        for sample in samples.drain(..) {
+            self.tell(Input::Sample(sample))?;
+        }
+        self.samples = samples;
+        Ok(())
+    }
+
+    /// Takes every record that is there; whether there was one.
+    pub(super) fn drain(&mut self, now: Mono) -> anyhow::Result<bool> {
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        let drained = self.probes.drain(|record| records.push(*record));
+        self.busy = drained.busy;
+        let fast = self.pace.is_fast(now, records.len());
+        self.probes.watch_failed_sends(!fast);
+        anyhow::ensure!(
+            drained.foreign == 0,
+            "the probes speak another version of the record format: build shmtrace again"
+        );
+        // Records are lost only where there are too many.
+        if !records.is_empty() || now.since(self.counted) >= SWEEP {
+            let lost = self.tally.counters(&self.probes, now)?;
+            if lost > 0 {
+                self.tell(Input::Loss(Loss {
+                    from: self.counted,
+                    to: now,
+                    records: lost,
+                }))?;
+                // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
+                self.lost_since_refresh = true;
+            }
+            self.counted = now;
+        }
+        // What lies behind an unfinished record is from after the drain before.
+        if !drained.unfinished {
+            self.last_drain = now;
+        }
+        for record in &records {
+            self.record(record)?;
+        }
+        let stirred = !records.is_empty();
+        self.records = records;
+        Ok(stirred)
+    }
+
+    pub(super) fn record(&mut self, record: &Record) -> anyhow::Result<()> {
+        match Kind::from_u8(record.kind) {
+            Some(Kind::Fork) => {
+                let child = u32::try_from(record.arg).unwrap_or(0);
+                self.tree.forked(record.pid, child);
+                self.belongings.forked(record.pid, child);
+                self.hint(Hint::Forked { child });
+            }
+            Some(Kind::Exec) => self.hint(Hint::Execed { pid: record.pid }),
+            Some(Kind::Map) => self.hint(Hint::Mapped { pid: record.pid }),
+            Some(Kind::Ring) if record.peer == NO_PEER && record.arg != 0 => {
+                let socket = SocketInode(record.arg);
+                let rings = decode::indexes(record);
+                self.hinted |= self
+                    .discovery
+                    .rung(socket, record.pid, Mono(record.at), rings);
+            }
+            Some(Kind::Take) if record.peer == NO_PEER && record.arg != 0 => {
+                let socket = SocketInode(record.arg);
+                self.hinted |= self.discovery.took(socket, record.pid);
+            }
+            _ => {}
+        }
+        let Some(event) = decode::event(record, &mut self.tree) else {
+            return Ok(());
+        };
+        if self.options.events && !self.belongings.has(record.pid) {
+            self.report.event(&event, &self.judge.names)?;
+        }
+        let exited = matches!(event.kind, EventKind::Exit { process: true });
+        self.tell(Input::Event(event))?;
+        if exited {
+            self.hint(Hint::Exited { pid: record.pid });
+            if let Some(proc) = self.tree.exited(record.pid) {
+                self.ended(proc, Mono(record.at))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn hint(&mut self, hint: Hint) {
+        self.discovery.hint(hint);
+        self.hinted = true;
+    }
+
+    pub(super) fn ended(&mut self, proc: ProcId, at: Mono) -> anyhow::Result<()> {
+        self.tell(Input::Topology(Topology::ProcessExited { proc, at }))
+    }
+}
