@@ -13,7 +13,7 @@ use crate::condition::Key;
 
 /// Flag bits of a peer entry (`hub-format`): attached; seen dead by the host.
 const ACTIVE: u32 = 1;
-const DEAD: u32 = 1 << 2;
+pub(crate) const DEAD: u32 = 1 << 2;
 
 /// How often a hub is observed as a whole, ns.
 pub(crate) const LOOK: u64 = 250_000_000;

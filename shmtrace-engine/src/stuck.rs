@@ -1,6 +1,7 @@
 //! Whether one observation shows a stuck lane, and of which class.
 
 use crate::{
+    Direction,
     finding::Code,
     input::{LaneObservation, ThreadObservation, WaitsFor},
 };
@@ -24,6 +25,8 @@ pub(crate) struct Known<'a> {
     pub(crate) past_ringing: &'a dyn Fn(&ThreadObservation) -> bool,
     /// This thread of the consumer has nothing to do with the lane.
     pub(crate) bystander: &'a dyn Fn(&ThreadObservation) -> bool,
+    /// The lane's plugin has ended, and nobody is known to have taken its place.
+    pub(crate) plugin_left: bool,
 }
 
 /// Judges an observation.
@@ -43,13 +46,20 @@ pub(crate) fn shown(now: &LaneObservation, known: &Known<'_>) -> Shown {
     if consumer.proc.is_some() && !consumer.alive {
         return Shown::Moving; // dead, which is another detector's business
     }
+    let left = |end: Direction| known.plugin_left && now.lane.direction == end;
     if consumer.threads.is_empty() {
+        if left(Direction::ToPeer) {
+            return Shown::Moving; // dead, too
+        }
         return Shown::Unseen(
             "the consumer's process is not known or cannot be looked into".to_owned(),
         );
     }
     let producer = &now.producer;
-    let gone = producer.proc.is_some() && !producer.alive;
+    let gone = match producer.proc {
+        Some(_) => !producer.alive,
+        None => left(Direction::ToHost) && producer.threads.is_empty(),
+    };
     if producer.threads.is_empty() && !gone && !known.announced {
         return Shown::Unseen(
             "the producer's process is not known or cannot be looked into".to_owned(),

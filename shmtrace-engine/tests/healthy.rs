@@ -258,6 +258,45 @@ fn a_peer_that_nobody_knows_is_judged_by_all_who_could_be_it() {
 }
 
 #[test]
+fn what_a_dead_plugin_leaves_in_its_rings_is_no_missed_wakeup() {
+    let mut world = World::new(2);
+    world.round_trips(0, 3);
+    world.publish(to_host(0));
+    world.publish(to_peer(0));
+    world.kill(plugin(0));
+    world.bury(0);
+    world.wait(10_000 * MS);
+    world.assert_clean();
+    // Dead before shmtrace came.
+    let mut world = World::new(1);
+    world.sight.unknown_peer = true;
+    world.threads.remove(&plugin(0));
+    world.bury(0);
+    world.publish(to_host(0));
+    world.publish(to_peer(0));
+    world.wait(10_000 * MS);
+    world.assert_clean();
+}
+
+#[test]
+fn a_plugin_that_ended_before_the_host_noticed_is_seen_as_that() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.run(HOST);
+    world.publish(to_peer(0));
+    world.publish(to_host(0));
+    world.idle(HOST, to_peer(0));
+    world.kill(plugin(0));
+    // Discovery has parted with the process, and the hub with nobody.
+    world.bind_nobody(0);
+    world.sight.unknown_peer = true;
+    world.wait(10_000 * MS);
+    assert!(world.with_state(State::Inconclusive).is_empty());
+    // The host sleeps in front of the dead plugin's message, which nobody will announce any more.
+    world.assert_missed(to_host(0), Code::MissedWakeup, Some(Cause::Unknown));
+}
+
+#[test]
 fn a_producer_that_nobody_knows_may_still_ring() {
     let mut world = World::new(1);
     world.sight.unknown_peer = true;

@@ -64,7 +64,7 @@ impl Engine {
 
     /// Whether the rings of a peer may have begun anew for its plugin between the look before, at `before`, and `at`.
     pub(super) fn may_begin(&self, hub: HubId, peer: PeerId, before: Mono, at: Mono) -> bool {
-        if self.vacant.contains(&(hub, peer)) {
+        if self.vacant.contains_key(&(hub, peer)) {
             return true;
         }
         if self

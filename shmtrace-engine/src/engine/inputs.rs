@@ -40,7 +40,7 @@ impl Engine {
                 );
                 self.bound_at.retain(|(of, _), _| *of != hub);
                 self.begun_at.retain(|(of, _), _| *of != hub);
-                self.vacant.retain(|(of, _)| *of != hub);
+                self.vacant.retain(|(of, _), _| *of != hub);
                 self.peers.retain(|(of, _), _| *of != hub);
                 self.ends.retain(|_, end| end.rings.hub != hub);
             }
@@ -75,7 +75,9 @@ impl Engine {
                 self.vacant.remove(&(binding.hub, binding.peer));
             }
             // The hub has parted with it.
-            (Some(_), None) => drop(self.vacant.insert((binding.hub, binding.peer))),
+            (Some(_), None) => {
+                self.vacant.entry((binding.hub, binding.peer)).or_default();
+            }
             _ => {}
         }
         if changed {
@@ -127,7 +129,7 @@ impl Engine {
             .collect();
         for (hub, peer) in concerned {
             if self.peers.get(&(hub, peer)).and_then(|peer| peer.plugin) == Some(proc) {
-                self.vacant.insert((hub, peer));
+                self.vacant.insert((hub, peer), true);
             }
             self.look_within(hub, at, 0);
             let lanes = |key: &Key| {

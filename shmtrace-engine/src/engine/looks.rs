@@ -9,6 +9,7 @@ use crate::{
     condition::Key,
     explain::sentence,
     history::{History, Ring, SKEW},
+    hubs,
     input::{LaneObservation, Sample},
     lane::{Lane, Open, Suspicion},
     stuck::{self, Known, Shown},
@@ -61,11 +62,17 @@ impl Engine {
             ring: seen.after,
             capacity: seen.capacity,
         });
+        let parted = self.has_parted(id);
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
         lane.asked_at = None;
         if lane.open.is_some() {
+            return;
+        }
+        if parted {
+            // What is left in the rings of a dead peer waits for nobody.
+            lane.look_at = seen.finished.plus(hubs::LOOK_IDLE);
             return;
         }
         let covering = |ring: &&Ring| ring.head.is_some_and(|head| head >= seen.after.head);
@@ -90,6 +97,7 @@ impl Engine {
                         .is_some_and(|proc| self.servers.slept_since(proc, thread.tid, since))
             },
             bystander: &|thread| bystanders.contains(&thread.tid),
+            plugin_left: self.vacant.get(&(id.hub, id.peer)) == Some(&true),
         };
         match stuck::shown(&seen, &known) {
             Shown::Moving => {
@@ -99,6 +107,12 @@ impl Engine {
             Shown::Unseen(why) => self.unseen(id, why, &seen),
             Shown::Stuck(code) => self.stuck(id, code, seen, &bystanders),
         }
+    }
+
+    /// The host has marked the lane's peer dead.
+    fn has_parted(&self, id: LaneId) -> bool {
+        let peer = self.peers.get(&(id.hub, id.peer));
+        peer.is_some_and(|peer| peer.flags & hubs::DEAD != 0)
     }
 
     pub(super) fn healthy(&mut self, id: LaneId, seen: &LaneObservation) {

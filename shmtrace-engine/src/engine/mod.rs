@@ -6,7 +6,7 @@ mod inputs;
 mod looks;
 mod whole;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     Config, HubId, LaneId, Mono, Output, PeerId, SocketInode, Summary,
@@ -48,8 +48,9 @@ pub struct Engine {
     bound_at: BTreeMap<(HubId, PeerId), Mono>,
     /// When the plugin that is bound now was first known to have rung: its rings have begun by then.
     begun_at: BTreeMap<(HubId, PeerId), Begun>,
-    /// Peers whose plugin ended: their rings begin anew for the next one, which may be before it is known.
-    vacant: BTreeSet<(HubId, PeerId)>,
+    /// Peers without their plugin, and whether its end was seen: their rings begin anew for the next one, which may be before
+    /// it is known.
+    vacant: BTreeMap<(HubId, PeerId), bool>,
     /// Rings that fell to where new ones begin, with what they were: a plugin's end may not be known yet.
     fallen: Vec<(Sample, Indexes)>,
     memory: BTreeMap<String, MemoryObservation>,
@@ -108,7 +109,7 @@ impl Engine {
             conditions: Conditions::default(),
             bound_at: BTreeMap::new(),
             begun_at: BTreeMap::new(),
-            vacant: BTreeSet::new(),
+            vacant: BTreeMap::new(),
             fallen: Vec::new(),
             memory: BTreeMap::new(),
             memory_at: Mono(0),

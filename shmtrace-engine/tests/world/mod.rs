@@ -36,6 +36,10 @@ const EPOLL_WAIT: u16 = 232;
 pub const HOST: Tid = Tid(100);
 
 /// The main thread of a plugin.
+/// Flags of a peer entry (`hub-format`).
+const ACTIVE: u32 = 1;
+const DEAD: u32 = 1 << 2;
+
 pub const fn plugin(peer: u16) -> Tid {
     Tid(200 + 100 * peer as u32)
 }
@@ -198,15 +202,20 @@ impl World {
 
     /// Tells the engine who a peer is.
     pub fn bind(&mut self, peer: u16) {
-        self.bind_as(peer, !self.sight.unknown_peer);
+        self.bind_as(peer, !self.sight.unknown_peer, ACTIVE);
     }
 
     /// Tells the engine that nobody is known to be this peer.
     pub fn bind_nobody(&mut self, peer: u16) {
-        self.bind_as(peer, false);
+        self.bind_as(peer, false, ACTIVE);
     }
 
-    fn bind_as(&mut self, peer: u16, known: bool) {
+    /// The host has marked this peer dead, and nobody is known to be it.
+    pub fn bury(&mut self, peer: u16) {
+        self.bind_as(peer, false, DEAD);
+    }
+
+    fn bind_as(&mut self, peer: u16, known: bool, flags: u32) {
         self.tell(Input::Topology(Topology::Peer(PeerBinding {
             hub: HUB,
             peer: PeerId(peer),
@@ -215,7 +224,7 @@ impl World {
             host: Some(proc_of(100)),
             host_end: Some(SocketInode(1000 + u64::from(peer))),
             plugin_end: Some(SocketInode(2000 + u64::from(peer))),
-            flags: 1,
+            flags,
             certain: known,
         })));
     }
