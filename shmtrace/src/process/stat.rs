@@ -15,6 +15,8 @@ pub struct Stat {
     pub session: u32,
     /// Start time in clock ticks since boot.
     pub start: u64,
+    /// Its field `wchan`. From Linux 5.16 on: it is in no running state, and may be looked into. Before: its wait channel is known.
+    pub waits: bool,
 }
 
 impl Stat {
@@ -44,6 +46,7 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let (group, session) = (leader()?, leader()?);
     // `start` is field 22; the session was field 6.
     let start = fields.nth(15)?.parse().ok()?;
+    let waits = fields.nth(12).is_some_and(|wchan| wchan != "0");
     Some(Stat {
         comm,
         state,
@@ -51,6 +54,7 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         group,
         session,
         start,
+        waits,
     })
 }
 
@@ -73,6 +77,13 @@ mod tests {
         assert_eq!(stat.comm, "a) S 1 (b");
         assert_eq!((stat.state, stat.parent, stat.start), ('R', 5, 4711));
         assert_eq!((stat.group, stat.session), (17, 17));
+        assert!(!stat.waits, "a short line does not tell");
+        for (wchan, waits) in [("0", false), ("1", true)] {
+            let line = format!(
+                "17 (x) S 1 17 17 0 -1 64 1 2 3 4 5 6 7 8 20 0 1 0 4711 23 24 25 26 27 28 29 30 31 32 33 34 {wchan} 0"
+            );
+            assert_eq!(parse_stat(line.as_bytes()).unwrap().waits, waits);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use shmtrace_engine::{
     input::{BlockedCall, WaitsFor},
 };
 
-use super::{Process, parse_syscall, read_once};
+use super::{Process, threads::blocked_call};
 
 /// Events that a queued datagram raises: `EPOLLIN | EPOLLRDNORM` (`POLLIN | POLLRDNORM` are the same bits).
 const READABLE: u32 = 0x1 | 0x40;
@@ -68,8 +68,11 @@ impl Process {
         let tids = self.tids().unwrap_or_default();
         let mut sockets = Vec::new();
         for tid in tids.into_iter().take(MAX_ASKED) {
-            let asleep = read_once(self.dir(), &format!("task/{}/syscall", tid.0), buffer);
-            if let Some(call) = asleep.and_then(|()| parse_syscall(buffer)) {
+            let task = self.open_at(&format!("task/{}", tid.0), OFlags::PATH);
+            let call = task
+                .ok()
+                .and_then(|task| blocked_call(task.as_fd(), buffer));
+            if let Some(call) = call {
                 sockets.extend(awaited(self, tid, &call, buffer));
             }
         }
