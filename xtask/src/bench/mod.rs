@@ -26,6 +26,9 @@ use tracer::{Cost, Tracer};
 const REMARKS: &str = "\n## What stands in the way";
 /// Round trips in SPIN vary with where the hypervisor lets the processors run: so many times as many pairs.
 const SPIN_MORE: u32 = 3;
+/// How long a load runs before it is measured, with and without a tracer: shmtrace takes a tenth of a second to see that it
+/// is a heavy one, and another to do without what that makes dear.
+const WARM_UP: Duration = Duration::from_millis(300);
 /// An idle tree is watched for so many windows of this length: the first ones show the looks at what is new.
 const IDLE_WINDOWS: usize = 4;
 const IDLE_WINDOW: Duration = Duration::from_secs(10);
@@ -117,7 +120,7 @@ impl Bench {
     /// All that is measured of each tracer, on the same processes.
     fn compare(&self, tracers: &[Tracer]) -> Result<Vec<Row>> {
         let mut rows: Vec<Row> = tracers.iter().map(|tracer| Row::new(*tracer)).collect();
-        let rate = |load: &mut Load| Ok([load.trips_a_second(self.time())?]);
+        let rate = |load: &mut Load, time| Ok([load.trips_a_second(time)?]);
         eprintln!("measuring SAME");
         let mut pair = self.pair(Placement::Same)?;
         self.in_turn(&mut rows, &mut pair, self.pairs, rate, |row, seen| {
@@ -137,7 +140,7 @@ impl Bench {
         })?;
 
         eprintln!("measuring paced");
-        let paced = |load: &mut Load| load.paced(self.time());
+        let paced = |load: &mut Load, time| load.paced(time);
         self.in_turn(&mut rows, &mut pair, self.pairs, paced, |row, seen| {
             for (at, (traced, untraced)) in seen.traced.into_iter().zip(seen.untraced).enumerate() {
                 row.paced[at].push(traced);
@@ -148,7 +151,7 @@ impl Bench {
 
         eprintln!("measuring micro");
         let mut doorbell = Load::doorbell(&workspace::built("release"), &self.transport, "0", 0)?;
-        let call = |load: &mut Load| Ok([load.per_call("micro", self.time())?]);
+        let call = |load: &mut Load, time| Ok([load.per_call("micro", time)?]);
         self.in_turn(&mut rows, &mut doorbell, self.pairs, call, |row, seen| {
             row.micro.push(seen.traced[0] - seen.untraced[0]);
             row.micro_untraced.push(seen.untraced[0]);
@@ -162,9 +165,13 @@ impl Bench {
         rows: &mut [Row],
         load: &mut Load,
         rounds: u32,
-        mut measure: impl FnMut(&mut Load) -> Result<[f64; FIGURES]>,
+        mut run: impl FnMut(&mut Load, Duration) -> Result<[f64; FIGURES]>,
         mut keep: impl FnMut(&mut Row, Seen<FIGURES>),
     ) -> Result<()> {
+        let mut measure = |load: &mut Load| {
+            run(load, WARM_UP)?;
+            run(load, self.time())
+        };
         let mut before = measure(load)?;
         for round in 0..rounds {
             for row in &mut *rows {
