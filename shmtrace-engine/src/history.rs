@@ -340,6 +340,7 @@ impl Surplus {
 }
 
 fn shrink<T>(queue: &mut VecDeque<T>, most: usize) {
-    let old = queue.len().saturating_sub(most);
-    queue.drain(..old);
+    while queue.len() > most {
+        queue.pop_front();
+    }
 }

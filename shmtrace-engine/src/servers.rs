@@ -24,6 +24,8 @@ const MOST_THREADS: usize = 4096;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Servers {
     seen: BTreeSet<(ProcId, Tid)>,
+    /// The one seen last: most often it is seen again.
+    last: Option<(ProcId, Tid)>,
     /// When each thread last went to sleep.
     slept: BTreeMap<(ProcId, Tid), Mono>,
 }
@@ -50,8 +52,9 @@ impl Service {
 
 impl Servers {
     pub(crate) fn saw(&mut self, proc: ProcId, tid: Tid) {
-        if self.seen.len() < MOST_THREADS {
+        if self.last != Some((proc, tid)) && self.seen.len() < MOST_THREADS {
             self.seen.insert((proc, tid));
+            self.last = Some((proc, tid));
         }
     }
 
@@ -73,6 +76,7 @@ impl Servers {
     /// A process ended: its pids may be used again.
     pub(crate) fn ended(&mut self, proc: ProcId) {
         self.seen.retain(|(of, _)| *of != proc);
+        self.last = None;
         self.slept.retain(|(of, _), _| *of != proc);
     }
 

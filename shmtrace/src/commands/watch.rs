@@ -96,6 +96,11 @@ pub struct Tracing {
     #[arg(long, env = "SHMTRACE_NO_CANARY", conflicts_with = "canary")]
     no_canary: bool,
 
+    /// Do without seeing sends on closed fds on kernels where that makes every system call of every process some 40 ns
+    /// dearer (those that refuse fexit programs): what never rang and what could not ring are not told apart then
+    #[arg(long, env = "SHMTRACE_WITHOUT_FAILED_SENDS")]
+    without_failed_sends: bool,
+
     /// Print findings only
     #[arg(long, short, env = "SHMTRACE_QUIET", conflicts_with = "verbose")]
     quiet: bool,
@@ -256,6 +261,7 @@ impl Tracing {
             record: self.record.clone(),
             record_findings: self.record_findings.clone(),
             buffer_bytes: probes::DEFAULT_BUFFER_BYTES,
+            failed_sends: !self.without_failed_sends,
             canary: self.canary(),
             role: Role::Watch,
         }

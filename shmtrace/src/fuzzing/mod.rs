@@ -36,6 +36,7 @@ pub(crate) fn options() -> Options {
         record: None,
         record_findings: None,
         buffer_bytes: 0,
+        failed_sends: true,
         canary: None,
         role: crate::rights::Role::Watch,
     }

@@ -51,8 +51,8 @@ pub(super) enum FailedSends {
 }
 
 impl FailedSends {
-    /// By the first way that this kernel allows.
-    pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf) -> Self {
+    /// By the first way that this kernel allows; if they are not `wanted`, only if it costs nobody anything.
+    pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf, wanted: bool) -> Self {
         let refused = match attach_at_exits(ebpf, btf) {
             Ok(()) => return Self::ForFree,
             Err(e) => e,
@@ -64,6 +64,9 @@ impl FailedSends {
             {
                 tracing::trace!(program = name, "was not loaded: {e}");
             }
+        }
+        if !wanted {
+            return Self::Unseen("as asked for".to_owned());
         }
         let attached = load_classic(ebpf).and_then(|numbers| {
             let events = attach_classic(ebpf, &numbers)?;

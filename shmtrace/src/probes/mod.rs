@@ -113,7 +113,9 @@ pub struct Probes {
 
 impl Probes {
     /// Loads the probes and attaches them. Nothing is traced before a process is entered by [`Self::trace`].
-    pub fn attach(buffer_bytes: usize) -> Result<Self, ProbeError> {
+    ///
+    /// Sends on closed fds are seen if they are wanted, or if that costs nobody anything.
+    pub fn attach(buffer_bytes: usize, failed_sends: bool) -> Result<Self, ProbeError> {
         if OBJECT.is_empty() {
             return Err(ProbeError::NotBuilt);
         }
@@ -138,7 +140,7 @@ impl Probes {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|e| denied_or_failed("load the probes", e))?;
-        let failed_sends = attach_all(&mut ebpf, &btf)?;
+        let failed_sends = attach_all(&mut ebpf, &btf, failed_sends)?;
         drop(btf);
         return_freed_memory();
         Self::open_maps(ebpf, cpus, room, failed_sends)
@@ -332,12 +334,16 @@ const AT_SOCKETS: [(&str, &str); 3] = [
 ];
 
 /// Attaches fork, exec and exit first, so that no child of a process entered later can be missed.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<FailedSends, ProbeError> {
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    failed_sends: bool,
+) -> Result<FailedSends, ProbeError> {
     for (tracepoint, variants) in PROGRAMS {
         attach_first(ebpf, btf, tracepoint, variants)?;
     }
     match attach_at_sockets(ebpf, btf) {
-        Ok(()) => Ok(FailedSends::attach(ebpf, btf)),
+        Ok(()) => Ok(FailedSends::attach(ebpf, btf, failed_sends)),
         Err(e) => {
             tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
             let (tracepoint, variants) = AT_CALLS;

@@ -66,8 +66,8 @@ const BUSY_TICK: Duration = Duration::from_millis(1);
 /// After so long without a record, and with every ring empty, it rests until a record wakes it, ns: all records have been
 /// judged by then.
 const CALM: u64 = 2 * LATEST_RECORD;
-/// How long it rests at most: what leaves no record is found by looking.
-const REST: Duration = Duration::from_nanos(SWEEP);
+/// How long it rests at most: what leaves no record is found by looking. A thread that has published and sleeps has left one.
+const REST: Duration = Duration::from_millis(250);
 /// How often processes, mappings and sockets are compared with what is known, without a hint that they changed.
 const REFRESH: u64 = 100_000_000;
 /// How often the lanes are looked at while no record comes and nothing waits in them.
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
     pub fn start(options: &'a Options, report: &'a mut dyn Report) -> anyhow::Result<Self> {
         tree::check_roots(&options.roots)?;
         setup::run_before_the_traced();
-        let mut probes = Probes::attach(options.buffer_bytes)?;
+        let mut probes = Probes::attach(options.buffer_bytes, options.failed_sends)?;
         tree::check_rights(&options.roots)?;
         let mut tree = Tree::adopt(&options.roots, &mut probes)?;
         let now = mono_now();

@@ -37,6 +37,8 @@ pub struct Options {
     pub record_findings: Option<PathBuf>,
     /// Bytes for the records of all CPUs.
     pub buffer_bytes: usize,
+    /// See sends on closed fds, where every system call of the machine pays for it, too.
+    pub failed_sends: bool,
     /// How often the canary's lost wakeup must be found; `None` = no canary.
     pub canary: Option<Duration>,
     /// What follows the watch, which decides on the rights that are kept.

@@ -120,7 +120,7 @@ fn least_privilege() -> Check {
 /// The proof: everything that a watch does before it watches somebody.
 fn load_and_attach() -> Check {
     const NAME: &str = "load and attach";
-    match Probes::attach(probes::DEFAULT_BUFFER_BYTES) {
+    match Probes::attach(probes::DEFAULT_BUFFER_BYTES, true) {
         Ok(probes) => {
             drop(probes);
             Check::yes(NAME, "all probes, and detached again")
