@@ -119,12 +119,13 @@ impl Probes {
         if OBJECT.is_empty() {
             return Err(ProbeError::NotBuilt);
         }
-        let btf = Btf::from_sys_fs()
-            .map_err(|e| unsupported("no type information of the kernel (BTF)", &e))?;
+        // One after the other: each holds all of the kernel's types.
         let offsets = offsets::read().map_err(|what| ProbeError::Unsupported {
             what,
             remedy: "a distribution kernel from 5.10 with CONFIG_DEBUG_INFO_BTF=y will do",
         })?;
+        let btf = Btf::from_sys_fs()
+            .map_err(|e| unsupported("no type information of the kernel (BTF)", &e))?;
 
         let mut loader = EbpfLoader::new();
         let (cpus, room) = buffers(buffer_bytes)?;
@@ -246,12 +247,13 @@ impl Probes {
         self.failed_sends.blind()
     }
 
-    /// Hands every record that is there now to `each`, in the order of their times.
-    pub fn drain(&mut self, each: impl FnMut(&Record)) -> Drained {
+    /// Hands the records that are there now to `each`, in the order of their times, `most` at a time: as long as there are
+    /// more, the next call goes on with those that were there at the first.
+    pub fn drain(&mut self, most: usize, each: impl FnMut(&Record)) -> Drained {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        self.rings.drain(each)
+        self.rings.drain(most, each)
     }
 
     /// What wakes a reader that [rests](Self::rest). Within a runtime, and once.
@@ -334,11 +336,7 @@ const AT_SOCKETS: [(&str, &str); 3] = [
 ];
 
 /// Attaches fork, exec and exit first, so that no child of a process entered later can be missed.
-fn attach_all(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    failed_sends: bool,
-) -> Result<FailedSends, ProbeError> {
+fn attach_all(ebpf: &mut Ebpf, btf: &Btf, failed_sends: bool) -> Result<FailedSends, ProbeError> {
     for (tracepoint, variants) in PROGRAMS {
         attach_first(ebpf, btf, tracepoint, variants)?;
     }

@@ -4,7 +4,7 @@
 //! and is complete when it bears its mark.
 
 use std::{
-    io, mem,
+    io,
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
@@ -23,8 +23,10 @@ pub(crate) struct Rings {
     room: u64,
     /// For each CPU, how far it was read, and how far it had begun to write when the present reading began.
     spans: Vec<(u64, u64)>,
-    /// The next record of each CPU that has one; here to be used again.
-    next: Vec<(usize, Record)>,
+    /// CPUs with records in the present reading, and the time of the first of each.
+    next: Vec<(usize, u64)>,
+    /// What the present reading found so far.
+    drained: Drained,
 }
 
 /// What a reading found.
@@ -36,6 +38,8 @@ pub struct Drained {
     pub unfinished: bool,
     /// A buffer was more than an eighth full: the next reading should not wait long.
     pub busy: bool,
+    /// There is more of what was there when the reading began.
+    pub more: bool,
 }
 
 impl Rings {
@@ -58,45 +62,67 @@ impl Rings {
             room: room as u64,
             spans: vec![(0, 0); cpus],
             next: Vec::with_capacity(cpus),
+            drained: Drained::default(),
         })
     }
 
-    /// Hands every record that is there now to `each`, in the order of their times.
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(&Record)) -> Drained {
-        let mut drained = Drained::default();
+    /// Hands the records that are there now to `each`, in the order of their times, `most` at a time: the next call goes on
+    /// with those that were there at the first.
+    pub(crate) fn drain(&mut self, most: usize, mut each: impl FnMut(&Record)) -> Drained {
+        if !self.drained.more {
+            self.begin();
+        }
+        let mut left = most;
+        // There are few CPUs with records at a time, so the earliest is found by looking.
+        while let Some(place) = (0..self.next.len()).min_by_key(|place| self.next[*place].1) {
+            if left == 0 {
+                self.drained.more = true;
+                return self.drained;
+            }
+            left -= 1;
+            let cpu = self.next[place].0;
+            let record = self.take(cpu);
+            if Kind::from_u8(record.kind).is_some() {
+                each(&record);
+            } else {
+                self.drained.foreign += 1;
+            }
+            match self.first(cpu) {
+                Some(at) => self.next[place].1 = at,
+                None => drop(self.next.swap_remove(place)),
+            }
+        }
+        self.drained.more = false;
+        for cpu in 0..self.cpus {
+            let (read, until) = self.spans[cpu];
+            self.drained.unfinished |= read != until;
+            self.release(cpu);
+        }
+        self.drained
+    }
+
+    /// Takes note of how far each CPU has come.
+    fn begin(&mut self) {
+        self.drained = Drained::default();
         for cpu in 0..self.cpus {
             let head = self.head(cpu).load(Ordering::Acquire);
             let (read, until) = &mut self.spans[cpu];
             *until = head;
             let waiting = head.wrapping_sub(*read);
-            drained.busy |= waiting > self.room / 8;
+            self.drained.busy |= waiting > self.room / 8;
             if waiting > self.room {
-                drained.foreign = drained.foreign.saturating_add(waiting - self.room);
+                let gone = waiting - self.room;
+                self.drained.foreign = self.drained.foreign.saturating_add(gone);
                 *read = head.wrapping_sub(self.room);
             }
         }
-        // Each CPU's records are in order. There are few CPUs with records at a time, so the earliest is found by looking.
-        let mut next = mem::take(&mut self.next);
-        next.extend((0..self.cpus).filter_map(|cpu| Some((cpu, self.take(cpu)?))));
-        while let Some(place) = (0..next.len()).min_by_key(|place| next[*place].1.at) {
-            let (cpu, record) = next[place];
-            if Kind::from_u8(record.kind).is_some() {
-                each(&record);
-            } else {
-                drained.foreign += 1;
-            }
-            match self.take(cpu) {
-                Some(record) => next[place].1 = record,
-                None => drop(next.swap_remove(place)),
-            }
-        }
-        self.next = next;
+        // Each CPU's records are in order.
+        self.next.clear();
         for cpu in 0..self.cpus {
-            let (read, until) = self.spans[cpu];
-            drained.unfinished |= read != until;
-            self.release(cpu);
+            if let Some(at) = self.first(cpu) {
+                self.next.push((cpu, at));
+            }
         }
-        drained
     }
 
     /// From now on the next record is to wake the reader; false if one is there already.
@@ -127,30 +153,41 @@ impl Rings {
         }
     }
 
-    /// Takes one record of a CPU, if the present reading has a complete one left.
-    fn take(&mut self, cpu: usize) -> Option<Record> {
+    /// When the next record of a CPU was made, if the present reading has a complete one left.
+    fn first(&self, cpu: usize) -> Option<u64> {
         let (read, until) = self.spans[cpu];
         if read == until {
             return None;
         }
-        let place = cpu * self.room as usize + (read % self.room) as usize;
+        let record = self.place(cpu, read);
         // SAFETY: inside of the mapping, and any bytes are a record. The mark is an aligned word that is only accessed
-        // whole. Once it shows that the record is complete, the writer does not touch it before it sees a tail beyond it.
-        let record = unsafe {
-            let record = start::<Record>(&self.records).add(place);
+        // whole.
+        unsafe {
             // Acquire: the rest was written before the mark.
             let mark = AtomicU32::from_ptr(&raw mut (*record).mark).load(Ordering::Acquire);
-            if mark != Record::mark(read) {
-                return None;
-            }
-            record.read_volatile()
-        };
+            (mark == Record::mark(read)).then(|| (&raw const (*record).at).read_volatile())
+        }
+    }
+
+    /// Takes the next record of a CPU, which is complete.
+    fn take(&mut self, cpu: usize) -> Record {
+        let read = self.spans[cpu].0;
+        // SAFETY: as above. It is complete, and the writer does not touch it before it sees a tail beyond it.
+        let record = unsafe { self.place(cpu, read).read_volatile() };
         let next = read.wrapping_add(1);
         self.spans[cpu].0 = next;
         if next % BATCH == 0 {
             self.release(cpu);
         }
-        Some(record)
+        record
+    }
+
+    /// Where the record with this number of a CPU lies.
+    fn place(&self, cpu: usize, number: u64) -> *mut Record {
+        assert!(cpu < self.cpus);
+        let place = cpu * self.room as usize + (number % self.room) as usize;
+        // SAFETY: inside of the mapping.
+        unsafe { start::<Record>(&self.records).add(place) }
     }
 
     /// Lets the writer have what was read.
@@ -244,7 +281,7 @@ mod tests {
 
     fn times(rings: &mut Rings) -> (Vec<u64>, Drained) {
         let mut times = Vec::new();
-        let drained = rings.drain(|record| times.push(record.at));
+        let drained = rings.drain(usize::MAX, |record| times.push(record.at));
         (times, drained)
     }
 
@@ -256,6 +293,22 @@ mod tests {
         }
         assert_eq!(times(&mut rings).0, [1, 2, 3, 4, 5, 6]);
         assert_eq!(times(&mut rings), (Vec::new(), Drained::default()));
+    }
+
+    #[test]
+    fn a_reading_in_pieces_takes_what_was_there_at_its_beginning() {
+        let (writer, mut rings) = pair();
+        for at in 1..=5 {
+            writer.put(at as usize % 2, at, Kind::Ring as u8);
+        }
+        let mut seen = Vec::new();
+        let mut piece = |rings: &mut Rings| rings.drain(2, |record| seen.push(record.at)).more;
+        assert!(piece(&mut rings));
+        writer.put(0, 6, Kind::Ring as u8);
+        assert!(piece(&mut rings));
+        assert!(!piece(&mut rings), "the last one of the first reading");
+        assert!(!piece(&mut rings), "another reading");
+        assert_eq!(seen, [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
@@ -325,7 +378,7 @@ mod tests {
         writer.put(1, 1, Kind::Ring as u8);
         assert!(!rings.rest());
         assert_eq!([resting(0), resting(1)], [0, 0]);
-        rings.drain(|_| {});
+        rings.drain(usize::MAX, |_| {});
         assert!(rings.rest());
         assert_eq!([resting(0), resting(1)], [1, 1]);
         rings.wake_up();

@@ -9,6 +9,9 @@ use shmtrace_engine::{
 use super::{SWEEP, Session, decode};
 use crate::discover::Hint;
 
+/// Records that are read, decoded and judged before the next ones are: as many as stay in a CPU's nearest cache.
+const AT_ONCE: usize = 128;
+
 impl Session<'_> {
     /// Looks at every lane. Whoever publishes, rings or takes leaves a record, if only of falling asleep again, so there is
     /// no need to look while there are none and nothing waits; but now and then, since records can be lost.
@@ -28,17 +31,28 @@ impl Session<'_> {
     /// Takes every record that is there; whether there was one.
     pub(super) fn drain(&mut self, now: Mono) -> anyhow::Result<bool> {
         let mut records = std::mem::take(&mut self.records);
-        records.clear();
-        let drained = self.probes.drain(|record| records.push(*record));
+        let mut number = 0;
+        let drained = loop {
+            records.clear();
+            let drained = self.probes.drain(AT_ONCE, |record| records.push(*record));
+            number += records.len();
+            for record in &records {
+                self.record(record)?;
+            }
+            if !drained.more {
+                break drained;
+            }
+        };
+        self.records = records;
         self.busy = drained.busy;
-        let fast = self.pace.is_fast(now, records.len());
+        let fast = self.pace.is_fast(now, number);
         self.probes.watch_failed_sends(!fast);
         anyhow::ensure!(
             drained.foreign == 0,
             "the probes speak another version of the record format: build shmtrace again"
         );
         // Records are lost only where there are too many.
-        if !records.is_empty() || now.since(self.counted) >= SWEEP {
+        if number > 0 || now.since(self.counted) >= SWEEP {
             let lost = self.tally.counters(&self.probes, now)?;
             if lost > 0 {
                 self.tell(Input::Loss(Loss {
@@ -55,12 +69,7 @@ impl Session<'_> {
         if !drained.unfinished {
             self.last_drain = now;
         }
-        for record in &records {
-            self.record(record)?;
-        }
-        let stirred = !records.is_empty();
-        self.records = records;
-        Ok(stirred)
+        Ok(number > 0)
     }
 
     pub(super) fn record(&mut self, record: &Record) -> anyhow::Result<()> {
