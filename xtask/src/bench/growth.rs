@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 
-use super::{Bench, figures::Samples, load::Load, tracer::Tracer};
+use super::{Bench, WARM_UP, figures::Samples, load::Load, tracer::Tracer};
 use crate::{process, process::Guard, workspace};
 
 /// Peers, and unrelated processes.
@@ -42,12 +42,16 @@ fn setting(bench: &Bench, peers: usize, unrelated: usize) -> Result<Growth> {
         added: Samples::default(),
         cpu: Samples::default(),
     };
-    let mut before = load.per_call("micro", bench.time())?;
+    let measure = |load: &mut Load| {
+        load.per_call("micro", WARM_UP)?;
+        load.per_call("micro", bench.time())
+    };
+    let mut before = measure(&mut load)?;
     for _ in 0..bench.pairs {
         let attached = Tracer::Shmtrace.attach(&programs, &load.pids)?;
-        let traced = load.per_call("micro", bench.time())?;
+        let traced = measure(&mut load)?;
         growth.cpu.push(attached.detach()?.cpu_per_million());
-        let after = load.per_call("micro", bench.time())?;
+        let after = measure(&mut load)?;
         let untraced = f64::midpoint(before, after);
         growth.untraced.push(untraced);
         growth.added.push(traced - untraced);

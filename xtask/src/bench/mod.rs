@@ -83,7 +83,7 @@ impl Bench {
         test::mount_tracefs()?;
 
         let mut report = Report::default();
-        let mut tracers = vec![Tracer::Shmtrace];
+        let mut tracers = vec![Tracer::Shmtrace, Tracer::Sparing];
         match workspace::build_release_example("shmtrace", "floor") {
             Ok(()) => tracers.extend(tracer::FLOORS),
             Err(error) => report.absent.push(format!("floors: {error:#}")),

@@ -102,14 +102,15 @@ impl Report {
         writeln!(
             text,
             "Measured by `cargo xtask bench --pairs {} --millis {} --transport {}{}` on {}. A host and one plugin call each other; \
-             each figure is a median of {} measurements with each tracer in turn, compared with those without any just before and after on the \
+             each figure is a median of {} measurements with each tracer in turn, {} ms after the load began, compared with those without any just before and after on the \
              same processes; in brackets the lowest and the highest, for SPIN, of which there are three times as many, the quartiles.\n",
             bench.pairs,
             bench.millis,
             bench.transport,
             if bench.alone { " --alone" } else { "" },
             machine(),
-            bench.pairs
+            bench.pairs,
+            super::WARM_UP.as_millis()
         )?;
         writeln!(
             text,

@@ -21,6 +21,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracer {
     Shmtrace,
+    /// shmtrace without what slows down the system calls of everybody on kernels that refuse `fexit` programs.
+    Sparing,
     /// Programs that do next to nothing, by the name that `shmtrace/examples/floor.rs` has for them.
     Floor(&'static str),
     Strace,
@@ -94,6 +96,7 @@ impl Tracer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Shmtrace => "**shmtrace, judging live**",
+            Self::Sparing => "shmtrace `--without-failed-sends`",
             Self::Floor("sockets-nothing") => "floor: nothing, at the probes' tracepoints",
             Self::Floor("sockets-lookup") => "floor: pid looked up in an array, there",
             Self::Floor("sockets-record") => "floor: the same and an empty record, there",
@@ -110,13 +113,17 @@ impl Tracer {
 
     /// Says itself that it traces, and is gone at once: so it can be measured more often.
     pub(crate) fn is_light(self) -> bool {
-        matches!(self, Self::Shmtrace | Self::Floor(_))
+        matches!(self, Self::Shmtrace | Self::Sparing | Self::Floor(_))
+    }
+
+    fn is_shmtrace(self) -> bool {
+        matches!(self, Self::Shmtrace | Self::Sparing)
     }
 
     /// Installs the Debian package that has it, unless it is there.
     pub(crate) fn install(self) -> Result<()> {
         let (program, package) = match self {
-            Self::Shmtrace | Self::Floor(_) => return Ok(()),
+            Self::Shmtrace | Self::Sparing | Self::Floor(_) => return Ok(()),
             Self::Strace => ("strace", "strace"),
             Self::PerfTrace => ("perf", "linux-perf"),
             Self::BpftraceLines | Self::BpftraceCounts => ("bpftrace", "bpftrace"),
@@ -131,9 +138,12 @@ impl Tracer {
         let words: Vec<String> = pids.iter().map(u32::to_string).collect();
         let list = words.join(",");
         match self {
-            Self::Shmtrace => {
+            Self::Shmtrace | Self::Sparing => {
                 let mut command = Command::new(programs.join("shmtrace"));
                 command.args(["--pid-tree", &list, "--format", "json"]);
+                if self == Self::Sparing {
+                    command.arg("--without-failed-sends");
+                }
                 command
             }
             Self::Floor(kind) => {
@@ -215,7 +225,7 @@ impl Tracer {
             lines = Some(thread::spawn(move || {
                 output.lines().map_while(Result::ok).collect()
             }));
-            let settles = if self == Self::Shmtrace { 500 } else { 50 };
+            let settles = if self.is_shmtrace() { 500 } else { 50 };
             thread::sleep(Duration::from_millis(settles));
         } else {
             // None of them says when it traces; bpftrace compiles first.
@@ -263,7 +273,7 @@ impl Attached {
             ..Cost::default()
         };
         if let Some(lines) = self.lines
-            && self.tracer == Tracer::Shmtrace
+            && self.tracer.is_shmtrace()
         {
             let lines = lines.join().unwrap_or_default();
             let summary = lines
