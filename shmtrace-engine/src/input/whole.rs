@@ -20,7 +20,8 @@ pub struct HubObservation {
     pub peers: Vec<PeerEntryObservation>,
     /// What does not hold together, in words (see `ring-corrupt`).
     pub violations: Vec<Violation>,
-    /// Every thread of every process that maps the hub is asleep.
+    /// Every thread of every process that maps the hub is asleep; `None` if that could not be seen or was not looked at, since no
+    /// slot is in doubt.
     pub all_asleep: Option<bool>,
 }
 

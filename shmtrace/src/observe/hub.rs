@@ -16,7 +16,7 @@ use crate::{
 /// Scans of which all must show a contradiction in the free lists before it is reported.
 const SCANS: usize = 3;
 
-/// See [`Observer::hub`](super::Observer::hub).
+/// See [`Observer::hub`](super::Observer::hub). All but whether everybody sleeps.
 pub(super) fn observe(world: &Discovery, hub: &Hub, seen: &mut CallsSeen) -> HubObservation {
     let at = mono_now();
     let scan = hub.reader().scan_slots();
@@ -59,7 +59,7 @@ pub(super) fn observe(world: &Discovery, hub: &Hub, seen: &mut CallsSeen) -> Hub
         calls: calls.descriptors,
         peers: peers(world, hub),
         violations,
-        all_asleep: all_asleep(world, hub),
+        all_asleep: None,
     }
 }
 
@@ -139,7 +139,7 @@ fn peers(world: &Discovery, hub: &Hub) -> Vec<PeerEntryObservation> {
 
 /// Every thread of every process that maps the hub sleeps, and slept from the first to the last look at any of them.
 /// `None` if some could not be seen.
-fn all_asleep(world: &Discovery, hub: &Hub) -> Option<bool> {
+pub(super) fn all_asleep(world: &Discovery, hub: &Hub) -> Option<bool> {
     let mut buffer = Vec::with_capacity(512);
     let mut seen: Vec<(&Process, Tid, u64)> = Vec::new();
     for pid in hub.participants() {

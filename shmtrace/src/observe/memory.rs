@@ -1,7 +1,7 @@
 //! Memory limits: the cgroup, v2 or v1, that holds the tightest limit above a process.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::{Path, PathBuf},
 };
@@ -16,7 +16,7 @@ const UNLIMITED: u64 = 1 << 62;
 const MAX_DEPTH: usize = 64;
 
 /// Which hierarchy the memory controller is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     One,
     Two,
@@ -52,33 +52,63 @@ impl Hierarchy {
     }
 }
 
-/// See [`Observer::memory`](super::Observer::memory).
-pub(super) fn observe(pids: &[u32]) -> Vec<MemoryObservation> {
-    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
-        return Vec::new();
-    };
-    let hierarchies = hierarchies(&mounts);
-    let mut found: BTreeMap<String, MemoryObservation> = BTreeMap::new();
-    let mut looked: Vec<(Version, String)> = Vec::new();
-    for pid in pids {
-        let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
-            continue;
+/// In how many looks a process is asked for its cgroup before it is taken to stay there: a new one may be put into another
+/// after it was started.
+const SETTLES: u32 = 3;
+/// And in one of so many looks later on.
+const SELDOM: u32 = 10;
+
+/// The cgroups of processes, which hardly ever change.
+#[derive(Debug, Default)]
+pub(super) struct Cgroups {
+    of: BTreeMap<u32, Member>,
+}
+
+/// Where a process is.
+#[derive(Debug, Default)]
+struct Member {
+    /// Version and path, if it has a cgroup that matters.
+    cgroup: Option<(Version, String)>,
+    looks: u32,
+}
+
+impl Cgroups {
+    /// See [`Observer::memory`](super::Observer::memory).
+    pub(super) fn observe(&mut self, pids: &[u32]) -> Vec<MemoryObservation> {
+        let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
+            return Vec::new();
         };
-        let Some((hierarchy, path)) = memory_cgroup(&hierarchies, &cgroups) else {
-            continue;
-        };
-        let key = (hierarchy.version, path.clone());
-        if looked.contains(&key) {
-            continue;
+        let hierarchies = hierarchies(&mounts);
+        let now: BTreeSet<u32> = pids.iter().copied().collect();
+        self.of.retain(|pid, _| now.contains(pid));
+        for pid in now {
+            let member = self.of.entry(pid).or_default();
+            if member.looks < SETTLES || member.looks.is_multiple_of(SELDOM) {
+                let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+                let cgroups = cgroups.unwrap_or_default();
+                let found = memory_cgroup(&hierarchies, &cgroups);
+                member.cgroup = found.map(|(hierarchy, path)| (hierarchy.version, path));
+            }
+            member.looks = member.looks.wrapping_add(1);
         }
-        looked.push(key);
-        if let Some(observation) = tightest(hierarchy, &path) {
-            found
-                .entry(observation.cgroup.clone())
-                .or_insert(observation);
+        let cgroups: BTreeSet<&(Version, String)> = self
+            .of
+            .values()
+            .filter_map(|member| member.cgroup.as_ref())
+            .collect();
+        let mut found: BTreeMap<String, MemoryObservation> = BTreeMap::new();
+        for (version, path) in cgroups {
+            let hierarchy = hierarchies
+                .iter()
+                .find(|hierarchy| hierarchy.version == *version);
+            if let Some(observation) = hierarchy.and_then(|hierarchy| tightest(hierarchy, path)) {
+                found
+                    .entry(observation.cgroup.clone())
+                    .or_insert(observation);
+            }
         }
+        found.into_values().collect()
     }
-    found.into_values().collect()
 }
 
 /// Lines of mountinfo: `id parent major:minor root mount options [tags] - type source options`.
@@ -299,8 +329,18 @@ mod tests {
     #[test]
     fn this_process_is_in_some_memory_cgroup_or_none_is_mounted() {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let observations = observe(&[std::process::id()]);
+        let mut cgroups = Cgroups::default();
+        let pid = std::process::id();
+        let observations = cgroups.observe(&[pid]);
         assert!(observations.len() <= 1);
+        // Also while it is not asked again.
+        let places = |seen: &[MemoryObservation]| -> Vec<String> {
+            seen.iter().map(|seen| seen.cgroup.clone()).collect()
+        };
+        for _ in 0..SELDOM {
+            assert_eq!(places(&cgroups.observe(&[pid])), places(&observations));
+        }
+        assert_eq!(cgroups.observe(&[]), []);
         if hierarchies(&mounts)
             .iter()
             .any(|hierarchy| hierarchy.version == Version::One)

@@ -176,7 +176,7 @@ impl Rings {
         let record = unsafe { self.place(cpu, read).read_volatile() };
         let next = read.wrapping_add(1);
         self.spans[cpu].0 = next;
-        if next % BATCH == 0 {
+        if next.is_multiple_of(BATCH) {
             self.release(cpu);
         }
         record

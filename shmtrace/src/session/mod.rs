@@ -162,12 +162,16 @@ impl<'a> Session<'a> {
         });
         let (canary, belongings) = canary.unzip();
         let helper = setup::give_up_rights(options, &mut limits)?;
+        let observer = match options.expect_progress_ns {
+            Some(_) => Observer::new(),
+            None => Observer::new().sparing_threads(),
+        };
         let mut session = Self {
             options,
             probes,
             tree,
             discovery: Discovery::new(),
-            observer: Observer::new(),
+            observer,
             judge,
             tally: Tally::new(now),
             report,
