@@ -1,5 +1,5 @@
-//! The canary's processes: a host that publishes and rings on order, and a plugin that takes the first signal of each
-//! round and does not look for what it announces.
+//! The canary's processes: a host that publishes and rings on order, and a plugin that takes every signal, but of the messages
+//! only those of rounds that are over.
 
 use std::{
     io::{self, Read as _},
@@ -48,11 +48,28 @@ pub fn as_canary() -> Option<ExitCode> {
     })
 }
 
+/// The methods of its messages: one whose wakeup is to be lost, and one that ends the round and has both taken. What the plugin
+/// does follows from them alone, so that no signal too many or too few (a process may have been stopped) puts it out of step.
+const LOSE: u32 = 0;
+const HEAL: u32 = 1;
+
 /// What its orders have made it do so far.
 struct Stage {
     _host: Arc<HubHost>,
     peer: HubHostPeerTransport,
     _plugin: Child,
+    /// The hub's, as long as it has one.
+    name: Option<Name>,
+    messages: u64,
+}
+
+/// A file's name, removed with this.
+struct Name(PathBuf);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _gone_already = std::fs::remove_file(&self.0);
+    }
 }
 
 fn host(path: &Path) -> anyhow::Result<()> {
@@ -61,41 +78,37 @@ fn host(path: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut stage = None;
-    let obeyed = obey(&runtime, path, &mut stage);
-    if stage.is_some() {
-        let _gone_already = std::fs::remove_file(path);
-    }
-    obeyed
-}
-
-fn obey(
-    runtime: &tokio::runtime::Runtime,
-    path: &Path,
-    stage: &mut Option<Stage>,
-) -> anyhow::Result<()> {
     let _entered = runtime.enter();
-    let mut number = 0;
+    let mut stage = None;
     let mut byte = [0];
     // Asleep in this read is how the host waits: no wakeup is still to come from it.
     while io::stdin().lock().read(&mut byte)? == 1 {
-        match (Order::of(byte[0]), &stage) {
-            (Some(Order::Begin), None) => *stage = Some(begin(path)?),
-            (Some(Order::Plant), Some(stage)) => {
-                number += 1;
-                let frame = Frame::data(number, 1, 0, Vec::new());
-                runtime.block_on(stage.peer.send(&frame))?;
-            }
-            (Some(Order::Heal), Some(stage)) => {
-                stage.peer.doorbell().ring()?;
-            }
+        match (Order::of(byte[0]), &mut stage) {
+            (Some(Order::Begin), None) => stage = Some(begin(path)?),
+            (Some(Order::Hide), Some(stage)) => stage.name = None,
+            (Some(Order::Plant), Some(stage)) => runtime.block_on(stage.send(LOSE))?,
+            (Some(Order::Heal), Some(stage)) => runtime.block_on(stage.send(HEAL))?,
             _ => {}
         }
     }
     Ok(())
 }
 
+impl Stage {
+    async fn send(&mut self, method: u32) -> anyhow::Result<()> {
+        self.messages += 1;
+        let frame = Frame::data(self.messages, 1, method, Vec::new());
+        self.peer.send(&frame).await?;
+        // Behind others the transport may save the signal, since a plugin that looks needs none.
+        self.peer.doorbell().ring()?;
+        Ok(())
+    }
+}
+
 fn begin(path: &Path) -> anyhow::Result<Stage> {
+    // The number in it is our watch's: who had it before, and could not remove it, is gone.
+    let name = Name(path.to_owned());
+    let _none_left = std::fs::remove_file(path);
     let host = HubHost::create(path, CONFIG)?;
     let (peer, ticket) = host.add_peer("canary")?;
     let mut command = Command::new("/proc/self/exe");
@@ -116,6 +129,8 @@ fn begin(path: &Path) -> anyhow::Result<Stage> {
         _host: host,
         peer,
         _plugin: plugin,
+        name: Some(name),
+        messages: 0,
     })
 }
 
@@ -131,9 +146,14 @@ fn plugin(path: &Path, id: u16, fd: i32) -> anyhow::Result<()> {
         let ring = transport.hub().recv_ring(id)?;
         loop {
             transport.doorbell().wait().await?;
-            // The token is gone, and what it announced is not looked for: this is the lost wakeup.
-            transport.doorbell().wait().await?;
-            while ring.dequeue().is_some() {}
+            let waiting = ring.ring_status();
+            let mut indexes = (waiting.tail..waiting.visible_head).rev();
+            // What came since the last round ended is not looked for, and its token is gone: this is the lost wakeup.
+            if let Some(end) = indexes.find(|index| ring.read_slot(*index).method_id == HEAL) {
+                for _ in waiting.tail..=end {
+                    ring.dequeue();
+                }
+            }
         }
     })
 }

@@ -22,8 +22,10 @@ pub(crate) enum Order {
     Begin,
     /// Lose a wakeup.
     Plant,
-    /// Ring once more.
+    /// Have everything taken.
     Heal,
+    /// Remove the hub's name: whoever must know it does.
+    Hide,
 }
 
 impl Order {
@@ -32,11 +34,12 @@ impl Order {
             Self::Begin => b'b',
             Self::Plant => b'p',
             Self::Heal => b'h',
+            Self::Hide => b'n',
         }
     }
 
     pub(super) fn of(byte: u8) -> Option<Self> {
-        [Self::Begin, Self::Plant, Self::Heal]
+        [Self::Begin, Self::Plant, Self::Heal, Self::Hide]
             .into_iter()
             .find(|order| order.byte() == byte)
     }

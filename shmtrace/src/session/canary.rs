@@ -1,6 +1,9 @@
 //! The canary within a watch: its engine, and what follows from what that finds.
 
-use shmtrace_engine::{Config, Mono, Output, Request, input::Input};
+use shmtrace_engine::{
+    Config, Mono, Output, Request,
+    input::{Input, Topology},
+};
 
 use super::{Judge, Session, Totals, Tree};
 use crate::{
@@ -20,6 +23,8 @@ pub(super) struct Minded {
     pub(super) judge: Judge,
     news: Vec<News>,
     events: u64,
+    /// Its hub has no name any more.
+    hidden: bool,
 }
 
 impl Minded {
@@ -41,6 +46,7 @@ impl Minded {
             }),
             news: Vec::new(),
             events: 0,
+            hidden: false,
         };
         Ok((minded, belongings))
     }
@@ -48,6 +54,13 @@ impl Minded {
     /// Tells its engine something.
     pub(super) fn tell(&mut self, input: Input) -> anyhow::Result<()> {
         self.events += u64::from(matches!(input, Input::Event(_)));
+        // All three have it open by now: who is killed leaves no file behind.
+        if let Input::Topology(Topology::Peer(peer)) = &input
+            && peer.plugin.is_some()
+            && !std::mem::replace(&mut self.hidden, true)
+        {
+            self.follow((Some(Order::Hide), None));
+        }
         self.judge.tell(input)
     }
 

@@ -1,11 +1,13 @@
 //! The canary: found while all is well, said to be lost where it is, and never mistaken for a finding.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::Write as _, path::PathBuf, process::Stdio, time::Duration};
 
 use aya::maps::{Array, HashMap, Map, MapData};
+use rustix::process::Signal;
 use serde_json::Value;
-use shmtrace::process::children;
+use shmtrace::{hub::HubReader, process::children};
 use shmtrace_common::{PID_SLOTS, Process};
+use shmtrace_engine::{Direction, PeerId};
 
 use crate::support::{Host, Kind, Ran, Target, eventually, run, shmtrace};
 
@@ -27,6 +29,11 @@ fn birds(watch: u32) -> [u32; 2] {
     found.unwrap()
 }
 
+fn signal(pid: u32, signal: Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
 fn hub_of(watch: u32) -> PathBuf {
     std::env::temp_dir().join(format!("shmtrace-canary-{watch}.shm"))
 }
@@ -42,7 +49,6 @@ fn a_canary_is_found_and_is_no_finding() {
     let mut watch = Target::start(watch.args(["--pid-tree", &host.arg()]));
     assert_eq!(json(&watch.line())["type"], "header");
     let birds = birds(watch.pid());
-    assert!(eventually(|| hub_of(watch.pid()).exists()));
     let summary = loop {
         let line = json(&watch.line());
         match line["type"].as_str().unwrap() {
@@ -94,7 +100,7 @@ fn table(watch: u32, name: &str) -> MapData {
 /// As when the probes lose sight of it, whatever the reason.
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
-fn a_watch_that_does_not_find_it_says_that_it_is_blind() {
+fn a_watch_that_does_not_find_it_is_blind_until_it_does() {
     let host = Host::healthy(Kind::Sim);
     let mut watch = shmtrace(&[
         "--canary",
@@ -104,22 +110,24 @@ fn a_watch_that_does_not_find_it_says_that_it_is_blind() {
         "--pid-tree",
         &host.arg(),
     ]);
-    let mut watch = Target::start(watch.stderr(std::process::Stdio::piped()));
+    let mut watch = Target::start(watch.stderr(Stdio::piped()));
     assert_eq!(json(&watch.line())["type"], "header");
     let birds = birds(watch.pid());
     let processes = table(watch.pid(), "PROCESSES");
     let mut processes = HashMap::<_, u32, Process>::try_from(Map::HashMap(processes)).unwrap();
     let mut pids = Array::<_, u32>::try_from(Map::Array(table(watch.pid(), "PIDS"))).unwrap();
-    // What the daemon tells the probes when it has found them must have been told.
+    // What the daemon tells the probes when it has found them must have been told: it would not be told again.
     let known = |processes: &HashMap<_, u32, Process>, pid| {
         processes
             .get(pid, 0)
-            .is_ok_and(|process| process.flags != 0)
+            .is_ok_and(|process| process.hubs[0].hub != 0)
     };
     assert!(eventually(|| birds
         .iter()
         .all(|pid| known(&processes, pid))));
+    let mut taken_out = Vec::new();
     for pid in birds {
+        taken_out.push((pid, processes.get(&pid, 0).unwrap()));
         processes.remove(&pid).unwrap();
         pids.set(pid % PID_SLOTS, 0, 0).unwrap();
     }
@@ -137,8 +145,19 @@ fn a_watch_that_does_not_find_it_says_that_it_is_blind() {
         "{blind}"
     );
 
-    let pid = rustix::process::Pid::from_raw(watch.pid().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    for (pid, process) in taken_out {
+        pids.set(pid % PID_SLOTS, 1, 0).unwrap();
+        processes.insert(pid, process, 0).unwrap();
+    }
+    epoch.set(0, u32::MAX - 1, 0).unwrap();
+    let sees = json(&watch.line());
+    assert_eq!(
+        (&sees["type"], &sees["state"]),
+        (&"canary".into(), &"found".into()),
+        "{sees}"
+    );
+
+    signal(watch.pid(), Signal::INT);
     let summary = json(&watch.line());
     assert_eq!(summary["canary"]["blind"], true, "{summary}");
     assert_eq!(summary["findings"], serde_json::json!({}), "{summary}");
@@ -158,20 +177,67 @@ fn a_canary_that_dies_is_missed() {
         &host.arg(),
     ]);
     let child = watch
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let [bird, _] = birds(child.id());
-    let bird = rustix::process::Pid::from_raw(bird.cast_signed()).unwrap();
-    rustix::process::kill_process(bird, rustix::process::Signal::KILL).unwrap();
+    // The hub was made before the second of them.
     let hub = hub_of(child.id());
+    assert!(
+        eventually(|| !hub.exists()),
+        "its name goes when it is known"
+    );
+    signal(bird, Signal::KILL);
     let ran = Ran::from(child.wait_with_output().unwrap());
-    // It could not take it along.
-    let _gone_already = fs::remove_file(hub);
+    assert!(!hub.exists(), "{ran:?}");
     assert_eq!(ran.code, Some(4), "{ran:?}");
     assert!(ran.stderr.contains("BLIND"), "{ran:?}");
     assert!(ran.stdout.contains(": BLIND"), "{ran:?}");
+}
+
+/// Orders that come all at once, as to a host that was stopped, leave the plugin as one by one would.
+#[test]
+fn a_canary_that_was_stopped_is_not_out_of_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = folder.path().join("hub.shm");
+    fs::write(&hub, "left by somebody").unwrap();
+    let mut host = shmtrace(&["internal-canary"])
+        .arg(&hub)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut orders = host.stdin.take().unwrap();
+    orders.write_all(b"b").unwrap();
+    assert!(eventually(|| {
+        let maps_it = |pid: &u32| {
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            maps.contains(hub.to_str().unwrap())
+        };
+        children(host.id()).first().is_some_and(maps_it)
+    }));
+    let reader = HubReader::open_path(&hub).unwrap();
+    orders.write_all(b"n").unwrap();
+    assert!(eventually(|| !hub.exists()));
+    let lane = || {
+        let glance = reader.glance();
+        glance.ring(PeerId(0), Direction::ToPeer).unwrap().indexes
+    };
+    let mut published = 0;
+    for at_once in ["phphp", "hp", "h", "php", "h", "p", "h"] {
+        orders.write_all(at_once.as_bytes()).unwrap();
+        published += at_once.len() as u64;
+        // The last wakeup is lost, or nothing is.
+        let wanted = (published, u64::from(at_once.ends_with('p')));
+        let is_so = || (lane().head, lane().head - lane().tail) == wanted;
+        assert!(eventually(is_so), "{at_once}: {:?}", lane());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(is_so(), "{at_once}: it stays so, unlike {:?}", lane());
+    }
+    drop(orders);
+    assert!(host.wait().unwrap().success());
 }
 
 /// Short watches have none, and who wants none has none.
