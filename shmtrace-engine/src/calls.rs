@@ -151,7 +151,7 @@ fn remember(channels: &mut BTreeMap<u32, Message>, message: Message) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Calls, SURE};
+    use super::{Calls, MOST_CHANNELS, MOST_MESSAGES, SURE};
     use crate::{
         ids::{Direction, HubId, LaneId, PeerId},
         input::DescriptorObservation,
@@ -228,6 +228,18 @@ mod tests {
         assert_eq!(open(&calls), None);
         saw(&mut calls, Direction::ToPeer, 4, 27, 13);
         assert_eq!(open(&calls), Some(13));
+    }
+
+    #[test]
+    fn the_oldest_of_very_many_open_calls_are_forgotten() {
+        let mut calls = Calls::default();
+        let most = MOST_CHANNELS as u64 + 10;
+        for index in 0..most {
+            saw(&mut calls, Direction::ToPeer, index, index as u32, index);
+        }
+        assert_eq!(calls.asked.len(), MOST_MESSAGES);
+        assert_eq!(calls.to_peer.len(), MOST_CHANNELS);
+        assert_eq!(open(&calls), Some(most - 1));
     }
 
     #[test]

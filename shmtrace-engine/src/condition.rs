@@ -147,6 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn counts_are_bounded() {
+        let mut conditions = Conditions::default();
+        let mut next = 0;
+        for number in 0..MOST_COUNTS as u32 + 10 {
+            let key = Key {
+                hub: Some(HubId(number)),
+                ..KEY
+            };
+            let said = conditions.holds(key, Mono(1), 1, 0, &mut next).unwrap();
+            assert_eq!(said.count, 1);
+            conditions.over(&key, Mono(2), State::Recovered);
+        }
+        assert_eq!(conditions.counts.len(), MOST_COUNTS);
+    }
+
+    #[test]
     fn what_was_not_said_ends_silently() {
         let mut next = 1;
         let mut conditions = Conditions::default();

@@ -114,3 +114,55 @@ impl Servers {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(tid: u32, name: &str, waits_for: WaitsFor) -> ThreadObservation {
+        ThreadObservation {
+            tid: Tid(tid),
+            name: name.into(),
+            state: 'S',
+            syscall: None,
+            wchan: None,
+            runs: None,
+            sleeps: None,
+            cpu_ns: None,
+            ran_meanwhile: false,
+            waits_for,
+            stack: None,
+        }
+    }
+
+    #[test]
+    fn with_too_many_threads_to_remember_nobody_is_a_bystander() {
+        let proc = ProcId { pid: 1, start: 1 };
+        let process = ProcessObservation {
+            proc: Some(proc),
+            alive: true,
+            has_end: None,
+            threads: vec![
+                thread(1, "worker", WaitsFor::Doorbell),
+                thread(2, "other", WaitsFor::Nothing),
+            ],
+        };
+        let service = Service {
+            taker: None,
+            times: OFTEN,
+        };
+        let mut servers = Servers::default();
+        for tid in 0..MOST_THREADS as u32 - 1 {
+            servers.saw(proc, Tid(tid + 10));
+            servers.slept(proc, Tid(tid + 10), Mono(1));
+        }
+        assert_eq!(servers.bystanders(&process, service), [Tid(2)]);
+        for tid in 0..10 {
+            servers.saw(proc, Tid(tid + (1 << 20)));
+            servers.slept(proc, Tid(tid + (1 << 20)), Mono(1));
+        }
+        assert_eq!(servers.bystanders(&process, service), [Tid(0); 0]);
+        assert_eq!(servers.seen.len(), MOST_THREADS);
+        assert_eq!(servers.slept.len(), MOST_THREADS);
+    }
+}
