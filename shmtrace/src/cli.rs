@@ -149,7 +149,9 @@ impl Cli {
 
     /// Sends diagnostics to stderr, as `RUST_LOG` says (warnings and worse by default).
     pub fn init_diagnostics(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+        // The probes name each process for which their table has no room; a watch says once that there are such.
+        let usual = || EnvFilter::new("warn,shmtrace::tree=error");
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| usual());
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)

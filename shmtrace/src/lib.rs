@@ -3,6 +3,7 @@
 //! Loads the probes, follows a process tree, finds its hubs and doorbells, observes them, drives the correlation
 //! engine and shows what it finds. See `ARCHITECTURE.md` for how the parts fit.
 
+pub mod bounds;
 pub mod canary;
 pub mod cli;
 pub mod commands;

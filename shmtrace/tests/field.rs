@@ -2,6 +2,8 @@
 //! broken in many ways. What else was tried stands in `docs/field-trials.md`.
 
 mod support;
+#[path = "field/ways.rs"]
+mod ways;
 
 use std::{
     collections::BTreeMap,

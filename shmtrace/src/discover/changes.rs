@@ -2,6 +2,8 @@
 
 use shmtrace_engine::{HubId, PeerId, SocketInode, input::Topology};
 
+use crate::bounds::Bound;
+
 /// Something happened to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
@@ -41,10 +43,20 @@ pub struct Changes {
     pub topology: Vec<Topology>,
     /// For the probes' tables.
     pub probes: Vec<ProbeUpdate>,
-    /// For people: limits that were reached, hubs that were refused, blind spots. Each is said once.
+    /// For people: hubs that were refused, blind spots. Each is said once.
     pub notes: Vec<String>,
+    /// Bounds that were reached, each kind once.
+    pub bounds: Vec<Bound>,
     /// A hub was refused because this program does not speak its version.
     pub unsupported: bool,
+}
+
+impl Changes {
+    /// All that is for people.
+    pub fn in_words(&self) -> impl Iterator<Item = String> + '_ {
+        let bounds = self.bounds.iter().map(Bound::to_string);
+        self.notes.iter().cloned().chain(bounds)
+    }
 }
 
 /// A change of the probes' tables.

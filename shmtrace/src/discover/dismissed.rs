@@ -17,7 +17,9 @@ const AGAIN: u64 = 5_000_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Dismissed {
     files: BTreeMap<FileKey, Dismissal>,
+    /// Whether files on these devices may block, as it was found at `devices_at`.
     devices: BTreeMap<(u32, u32), bool>,
+    devices_at: Mono,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,49 +55,22 @@ impl Dismissed {
         self.files.remove(&file);
     }
 
-    /// Whether the file lies on a file system that another process serves, which could keep a reader waiting.
-    pub(crate) fn is_served_by_a_process(&mut self, process: &Process, file: FileKey) -> bool {
-        let device = (file.major, file.minor);
-        if let Some(known) = self.devices.get(&device) {
-            return *known;
-        }
-        let mut mounts = Vec::new();
-        if process.read_into("mountinfo", &mut mounts).is_err() {
-            return false;
-        }
-        if self.devices.len() >= MAX_FILES {
+    /// Whether opening the file could keep this process waiting for another one, or for a server.
+    pub(crate) fn may_block(&mut self, process: &Process, file: FileKey, now: Mono) -> bool {
+        // Device numbers are reused, so what they stood for a while ago says nothing.
+        if self.devices_at != now {
+            self.devices_at = now;
             self.devices.clear();
         }
-        let served = file_system(&mounts, device)
-            .is_some_and(|kind| kind == "fuse" || kind.starts_with("fuse."));
-        self.devices.insert(device, served);
-        served
+        let device = (file.major, file.minor);
+        let look = || process.may_block(device);
+        *self.devices.entry(device).or_insert_with(look)
     }
-}
-
-/// The type of the file system with this device number in `/proc/PID/mountinfo`.
-pub(crate) fn file_system(mounts: &[u8], (major, minor): (u32, u32)) -> Option<String> {
-    let device = format!("{major}:{minor}");
-    String::from_utf8_lossy(mounts).lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        (before.split(' ').nth(2)? == device)
-            .then(|| after.split(' ').next().unwrap_or_default().to_owned())
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_system_is_found_by_device() {
-        let mounts = b"22 1 0:21 / /proc rw shared:5 - proc proc rw\n\
-            40 1 0:50 / /home/x/m rw,nosuid shared:9 master:1 - fuse.sshfs x@y:/ rw,user_id=0\n";
-        assert_eq!(file_system(mounts, (0, 50)).as_deref(), Some("fuse.sshfs"));
-        assert_eq!(file_system(mounts, (0, 21)).as_deref(), Some("proc"));
-        assert_eq!(file_system(mounts, (0, 5)), None);
-        assert_eq!(file_system(b"garbage - \n", (0, 5)), None);
-    }
 
     #[test]
     fn a_young_file_is_looked_at_again_and_an_old_one_seldom() {

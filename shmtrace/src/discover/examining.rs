@@ -6,6 +6,7 @@ use shmtrace_engine::{HubId, Mono, input::Topology};
 
 use super::{Changes, Discovery, Hub, MAX_HUBS, member::Member};
 use crate::{
+    bounds::Bound,
     hub::{HubProblem, HubReader, looks_like_a_hub},
     process::{FileKey, MapEntry},
 };
@@ -68,8 +69,17 @@ impl Discovery {
             .take(BUDGET)
             .collect();
         for pid in &due {
-            if self.examine(*pid, now, changes).is_err() {
-                self.remove(*pid);
+            match self.examine(*pid, now, changes) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                    if let Some(member) = self.members.get_mut(pid) {
+                        member.examined = Some(now);
+                        member.hinted = false;
+                        let who = member.who();
+                        self.reached(Bound::Mappings { who }, changes);
+                    }
+                }
+                Err(_gone) => self.remove(*pid),
             }
         }
         // A hub found just now concerns those that were examined before.
@@ -117,6 +127,12 @@ impl Discovery {
                 name: member.name.clone(),
             });
         }
+        for bound in member.beyond_bounds(&hubs) {
+            self.reached(bound, changes);
+        }
+        let Some(member) = self.members.get_mut(&pid) else {
+            return Ok(());
+        };
         let parent = member.parent;
         let words = self
             .members
@@ -129,8 +145,12 @@ impl Discovery {
         if let Some(process) = &member.process
             && let Err(error) = self.sockets.include(process)
         {
-            let note = format!("doorbell queues are read through copied fds: {error}");
-            self.note_if(true, &note, changes);
+            if error.kind() == io::ErrorKind::QuotaExceeded {
+                self.reached(Bound::Namespaces, changes);
+            } else {
+                let note = format!("doorbell queues are read through copied fds: {error}");
+                self.note_if(true, &note, changes);
+            }
         }
         for hub in &mut self.hubs {
             hub.unsettled |= hub.participants.contains(&pid) || maps_hub;
@@ -151,15 +171,22 @@ impl Discovery {
         else {
             return false;
         };
-        if self.dismissed.is_served_by_a_process(process, entry.file) {
+        if self.dismissed.may_block(process, entry.file, now) {
+            let note = format!(
+                "{} is not opened, since that may block: it lies on a file system that a process or another machine serves, or \
+                 that is not mounted; if it is a hub, it is not followed",
+                entry.path
+            );
+            self.note_if(true, &note, changes);
+            self.dismissed.add(entry.file, now);
             return false;
         }
         if !looks_like_a_hub(process, entry).is_ok_and(|is_hub| is_hub) {
             return self.dismissed.add(entry.file, now);
         }
         if self.hubs.len() >= MAX_HUBS {
-            let note = format!("more than {MAX_HUBS} hubs: {} is not followed", entry.path);
-            self.note_if(true, &note, changes);
+            let path = entry.path.clone();
+            self.reached(Bound::Hubs { path }, changes);
             return false;
         }
         match HubReader::open_mapping(process, entry) {

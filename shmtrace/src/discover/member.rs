@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, io};
 
+use shmtrace_common::MAX_HUBS_PER_PROCESS;
 use shmtrace_engine::{Mono, ProcId, SocketInode};
 
 use super::claim::{self, Claim};
-use crate::process::{MapEntry, Process, Sockets};
+use crate::{
+    bounds::Bound,
+    process::{FileKey, MAX_THREADS, MapEntry, Process, Sockets},
+};
 
 /// How long a process with its parent's command line is taken for a copy that is about to execute something (ns).
 const COPY_LASTS: u64 = 300_000_000;
@@ -38,6 +42,7 @@ pub(crate) struct Member {
     /// Its command line is its parent's: a copy that may be about to execute something.
     pub(crate) is_copy: bool,
     words: Vec<std::ffi::OsString>,
+    threads: u32,
 }
 
 impl Member {
@@ -61,6 +66,7 @@ impl Member {
             quiet_looks: 0,
             is_copy: false,
             words: Vec::new(),
+            threads: 1,
         })
     }
 
@@ -119,6 +125,7 @@ impl Member {
         };
         changed |= self.parent != stat.parent;
         self.parent = stat.parent;
+        self.threads = stat.threads;
         // On its way out it has no memory any more to keep them in.
         if words.is_empty() {
             return true;
@@ -138,6 +145,29 @@ impl Member {
         } else {
             self.quiet_looks.saturating_add(1)
         };
+    }
+
+    /// Its name and its pid.
+    pub(crate) fn who(&self) -> String {
+        format!("{} [{}]", self.name, self.id.pid)
+    }
+
+    /// What of it is not seen, since it is more than is looked at.
+    pub(crate) fn beyond_bounds(&self, hubs: &[FileKey]) -> Vec<Bound> {
+        let mapped = hubs
+            .iter()
+            .filter(|file| self.maps(|entry| entry.file == **file));
+        let mut beyond = Vec::new();
+        if mapped.count() > MAX_HUBS_PER_PROCESS {
+            beyond.push(Bound::HubsOfProcess { who: self.who() });
+        }
+        if self.sockets.cut {
+            beyond.push(Bound::Fds { who: self.who() });
+        }
+        if self.threads as usize > MAX_THREADS {
+            beyond.push(Bound::Threads { who: self.who() });
+        }
+        beyond
     }
 
     /// Compares its command line with that of its parent.

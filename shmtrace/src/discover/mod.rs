@@ -25,7 +25,11 @@ use shmtrace_engine::{
     input::{Indexes, PeerBinding, Sample},
 };
 
-use crate::{process::Process, sock::Sockets};
+use crate::{
+    bounds::{Bound, Reached},
+    process::Process,
+    sock::Sockets,
+};
 
 use dismissed::Dismissed;
 use member::Member;
@@ -53,6 +57,7 @@ pub struct Discovery {
     /// Something that the tables are made from changed.
     stale: bool,
     noted: BTreeSet<String>,
+    reached: Reached,
     buffer: Vec<u8>,
 }
 
@@ -105,11 +110,9 @@ impl Discovery {
         let full = self
             .tables
             .update(&self.hubs, &self.members, &self.pairs, &mut changes.probes);
-        self.note_if(
-            full,
-            "more sockets than the probes' table holds: some are not told apart",
-            &mut changes,
-        );
+        if full {
+            self.reached(Bound::Doorbells, &mut changes);
+        }
         changes
     }
 
@@ -272,6 +275,12 @@ impl Discovery {
     /// What sockets are asked through.
     pub(crate) fn sockets_mut(&mut self) -> &mut Sockets {
         &mut self.sockets
+    }
+
+    fn reached(&mut self, bound: Bound, changes: &mut Changes) {
+        if self.reached.is_new(&bound) {
+            changes.bounds.push(bound);
+        }
     }
 
     fn note_if(&mut self, condition: bool, note: &str, changes: &mut Changes) {

@@ -70,15 +70,18 @@ impl Names {
         // Names by ELF symbols: reading a whole program's debug information takes seconds.
         source.debug_syms = false;
         let source = Source::Process(source);
-        let names = match self.symbolizer.symbolize(&source, Input::AbsAddr(&calls)) {
-            Ok(names) => names,
-            Err(error) => {
+        // Names are read from the files in which the code lies.
+        let names = if process.code_may_block(&calls) {
+            Vec::new()
+        } else {
+            let names = self.symbolizer.symbolize(&source, Input::AbsAddr(&calls));
+            names.unwrap_or_else(|error| {
                 tracing::warn!(
                     "frames of process {} have no names: {error}",
                     process.id().pid
                 );
                 Vec::new()
-            }
+            })
         };
         let mut modules = None;
         let mut place_of = |address| {

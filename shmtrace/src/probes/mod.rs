@@ -99,6 +99,8 @@ pub struct Probes {
     // Holds programs and links.
     ebpf: Ebpf,
     failed_sends: FailedSends,
+    /// Sockets are not watched: see [`AT_CALLS`].
+    at_calls: bool,
     processes: HashMap<MapData, u32, Process>,
     pids: Array<MapData, u32>,
     sockets: HashMap<MapData, u64, u32>,
@@ -141,10 +143,12 @@ impl Probes {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|e| denied_or_failed("load the probes", e))?;
-        let failed_sends = attach_all(&mut ebpf, &btf, failed_sends)?;
+        let (failed_sends, at_calls) = attach_all(&mut ebpf, &btf, failed_sends)?;
         drop(btf);
         return_freed_memory();
-        Self::open_maps(ebpf, cpus, room, failed_sends)
+        let mut probes = Self::open_maps(ebpf, cpus, room, failed_sends)?;
+        probes.at_calls = at_calls;
+        Ok(probes)
     }
 
     fn open_maps(
@@ -172,6 +176,7 @@ impl Probes {
             wakeups: Some(take(&mut ebpf, "WAKEUPS")?),
             logger,
             failed_sends,
+            at_calls: false,
             ebpf,
         })
     }
@@ -245,6 +250,11 @@ impl Probes {
     /// Why sends on closed fds are not seen, if they are not.
     pub fn blind_to_failed_sends(&self) -> Option<&str> {
         self.failed_sends.blind()
+    }
+
+    /// Whether doorbells are seen by the calls of 64-bit programs only, and not at their sockets.
+    pub fn see_calls_only(&self) -> bool {
+        self.at_calls
     }
 
     /// Hands the records that are there now to `each`, in the order of their times, `most` at a time: as long as there are
@@ -336,17 +346,21 @@ const AT_SOCKETS: [(&str, &str); 3] = [
 ];
 
 /// Attaches fork, exec and exit first, so that no child of a process entered later can be missed.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf, failed_sends: bool) -> Result<FailedSends, ProbeError> {
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    failed_sends: bool,
+) -> Result<(FailedSends, bool), ProbeError> {
     for (tracepoint, variants) in PROGRAMS {
         attach_first(ebpf, btf, tracepoint, variants)?;
     }
     match attach_at_sockets(ebpf, btf) {
-        Ok(()) => Ok(FailedSends::attach(ebpf, btf, failed_sends)),
+        Ok(()) => Ok((FailedSends::attach(ebpf, btf, failed_sends), false)),
         Err(e) => {
             tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
             let (tracepoint, variants) = AT_CALLS;
             attach_first(ebpf, btf, tracepoint, variants)?;
-            Ok(FailedSends::ForFree)
+            Ok((FailedSends::ForFree, true))
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Sockets {
     pub watched: Vec<SocketInode>,
     /// Those that one of its threads sleeps for now.
     pub awaited: Vec<SocketInode>,
+    /// It has more than [`MAX_FDS`] fds, and the rest was not looked at.
+    pub cut: bool,
 }
 
 /// One file that an epoll instance watches, a `tfd:` line of `/proc/PID/fdinfo/FD`.
@@ -48,11 +50,17 @@ pub struct EpollEntry {
 impl Process {
     /// The sockets among its fds, and which of them it watches.
     pub fn sockets(&self, buffer: &mut Vec<u8>) -> io::Result<Sockets> {
+        self.sockets_among(MAX_FDS, buffer)
+    }
+
+    /// The same of so many fds at most.
+    fn sockets_among(&self, most: usize, buffer: &mut Vec<u8>) -> io::Result<Sockets> {
         let fds = self.open_at("fd", OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut held = Vec::new();
         let mut polls = Vec::new();
         let mut link = Vec::with_capacity(64);
-        for entry in Dir::read_from(&fds)?.take(MAX_FDS) {
+        let mut entries = Dir::read_from(&fds)?;
+        for entry in entries.by_ref().take(most) {
             let entry = entry?;
             let Some(fd) = entry
                 .file_name()
@@ -74,6 +82,7 @@ impl Process {
             }
             link = target.into_bytes();
         }
+        let cut = entries.next().is_some();
         held.sort_unstable();
         let mut watched = Vec::new();
         for fd in polls.into_iter().take(MAX_POLLS) {
@@ -95,6 +104,7 @@ impl Process {
             held,
             watched,
             awaited,
+            cut,
         })
     }
 
@@ -216,6 +226,17 @@ mod tests {
         assert_eq!(entries.len(), 1);
         assert_eq!((entries[0].fd, entries[0].inode), (fd, inode.0));
         assert_ne!(entries[0].events & 1, 0);
+    }
+
+    #[test]
+    fn fds_that_are_not_looked_at_are_known() {
+        let (_left, _right) = UnixDatagram::pair().unwrap();
+        let process = Process::open(std::process::id()).unwrap();
+        let among = |most| process.sockets_among(most, &mut Vec::new()).unwrap();
+        // Input, output and errors are more than one; "." and ".." count too.
+        let sockets = among(4);
+        assert!(sockets.cut && sockets.held.len() <= 2, "{sockets:?}");
+        assert!(!among(MAX_FDS).cut);
     }
 
     #[test]

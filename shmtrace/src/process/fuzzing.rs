@@ -2,12 +2,8 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
-use super::{fds, maps, stack, stat, threads};
-use crate::{
-    discover::{claim, dismissed},
-    observe::memory,
-    profile::modules,
-};
+use super::{blocking, fds, maps, stack, stat, threads};
+use crate::{discover::claim, observe::memory, profile::modules};
 
 /// The first byte says which file of `/proc` the rest is.
 pub fn proc(data: &[u8]) {
@@ -20,6 +16,7 @@ pub fn proc(data: &[u8]) {
             if let Some(stat) = stat::parse_stat(bytes) {
                 let _any = stat.is_dead();
             }
+            let _any = stat::command_line_at(bytes);
         }
         1 => {
             for name in ["Name:", "State:", "NSpid:", "SigCgt:", "Tgid:"] {
@@ -57,7 +54,7 @@ pub fn proc(data: &[u8]) {
             }
             let _any = (
                 memory::field(&text, "oom_kill"),
-                dismissed::file_system(bytes, (0, 5)),
+                blocking::file_system(bytes, (0, 5)),
             );
         }
         7 => {

@@ -4,10 +4,13 @@
 //! the process is gone the reads fail, even if the pid was given out again. Nothing here stops, signals or attaches to
 //! the process, and every value is parsed as what a stranger wrote.
 
+pub(crate) mod blocking;
 mod fds;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod hidden;
 mod maps;
+mod memory;
 mod stack;
 mod stat;
 mod threads;
@@ -33,7 +36,7 @@ pub use threads::{MAX_THREADS, parse_syscall};
 pub use waits::Doorbells;
 
 /// Bytes of one file of `/proc` that are read at most; more means that something is wrong, not that it is large.
-const MAX_FILE: usize = 16 << 20;
+pub(crate) const MAX_FILE: usize = 16 << 20;
 
 /// Bytes of a file that comes in one piece: `status` is the longest, with about 1.5 KiB.
 const SHORT_FILE: usize = 4096;
@@ -78,9 +81,16 @@ impl Process {
         parse_stat(&buffer).ok_or_else(|| malformed("stat"))
     }
 
-    /// The command line's words; empty for a zombie and while the process execs.
+    /// The command line's words; empty for a zombie, while the process execs, and where they lie in memory that is not there.
     pub fn command_line(&self) -> io::Result<Vec<OsString>> {
         let mut buffer = Vec::new();
+        self.read_into("stat", &mut buffer)?;
+        // The kernel reads them in the process's memory, which the process may have put onto any file.
+        if let Some(words) = stat::command_line_at(&buffer)
+            && self.bytes_there(words.start, (words.end - words.start) as usize) == 0
+        {
+            return Ok(Vec::new());
+        }
         self.read_into("cmdline", &mut buffer)?;
         Ok(buffer
             .split(|byte| *byte == 0)
@@ -163,7 +173,7 @@ fn read_into(dir: BorrowedFd<'_>, name: &str, buffer: &mut Vec<u8>) -> io::Resul
     buffer.clear();
     loop {
         if buffer.len() > MAX_FILE {
-            return Err(malformed(name));
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
         let filled = buffer.len();
         buffer.resize((filled + 1024).max(filled * 2), 0);

@@ -5,9 +5,8 @@
 //! of such records: each further up the stack, each with a return address into code right behind a call. A program without
 //! frame pointers has no such chain, and none is made up.
 
-use std::{io, os::fd::AsFd as _};
+use std::{collections::BTreeSet, io, ops::Range};
 
-use rustix::fs::OFlags;
 use shmtrace_engine::input::BlockedCall;
 
 use super::Process;
@@ -26,23 +25,34 @@ impl Process {
     /// no chain of frame pointers.
     pub fn user_stack(&self, call: &BlockedCall) -> io::Result<Vec<u64>> {
         let code = self.code_ranges()?;
-        let memory = self.open_at("mem", OFlags::RDONLY)?;
-        let read = |address: u64, buffer: &mut [u8]| {
-            rustix::io::pread(memory.as_fd(), buffer, address).unwrap_or(0)
-        };
         let mut stack = vec![0; WINDOW];
-        let filled = read(call.sp, &mut stack);
+        let filled = self.read_memory(call.sp, &mut stack);
         stack.truncate(filled);
         let is_return = |address: u64| {
             let inside = code
                 .iter()
                 .any(|(start, end)| (start.saturating_add(8)..*end).contains(&address));
             let mut before = [0; 8];
-            inside && read(address - 8, &mut before) == before.len() && follows_a_call(before)
+            inside
+                && self.read_memory(address - 8, &mut before) == before.len()
+                && follows_a_call(before)
         };
         let mut frames = vec![call.pc];
         frames.extend(chain(&stack, call.sp, is_return));
         Ok(frames)
+    }
+
+    /// Whether a file in which one of these addresses lies could keep its reader waiting.
+    pub(crate) fn code_may_block(&self, addresses: &[u64]) -> bool {
+        let mut maps = Vec::new();
+        if self.read_into("maps", &mut maps).is_err() {
+            return true;
+        }
+        let devices: BTreeSet<(u32, u32)> = files(&maps)
+            .filter(|(range, _)| addresses.iter().any(|address| range.contains(address)))
+            .map(|(_, device)| device)
+            .collect();
+        devices.into_iter().any(|device| self.may_block(device))
     }
 
     /// Where code is mapped.
@@ -51,6 +61,23 @@ impl Process {
         self.read_into("maps", &mut maps)?;
         Ok(code_ranges(&maps))
     }
+}
+
+/// Where files are mapped, and their devices, by the lines of `/proc/PID/maps`.
+fn files(maps: &[u8]) -> impl Iterator<Item = (Range<u64>, (u32, u32))> {
+    maps.split(|byte| *byte == b'\n').filter_map(|line| {
+        let text = String::from_utf8_lossy(line);
+        let mut words = text.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let (major, minor) = words.nth(2)?.split_once(':')?;
+        let is_file = words.next()? != "0";
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        let number = |text| u32::from_str_radix(text, 16).ok();
+        is_file.then_some((
+            address(start)?..address(end)?,
+            (number(major)?, number(minor)?),
+        ))
+    })
 }
 
 /// Begin and end of each executable mapping among the lines of `/proc/PID/maps`.
@@ -190,6 +217,16 @@ mod tests {
         assert_eq!(chain(&[], BASE, is_code), [0_u64; 0]);
         assert_eq!(chain(&[0xff; 4096], u64::MAX - 4096, |_| true), [0_u64; 0]);
         assert_eq!(chain(&[0; 16], u64::MAX - 3, |_| true), [0_u64; 0]);
+    }
+
+    #[test]
+    fn files_and_their_devices_are_read() {
+        let maps = b"1000-2000 r-xp 00000000 fe:01 12 /usr/bin/x\n\
+            2000-3000 rw-p 00000000 00:00 0 \n\
+            rubbish\n\
+            ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]\n";
+        let files: Vec<_> = files(maps).collect();
+        assert_eq!(files, [(0x1000..0x2000, (0xfe, 1))]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Stat {
     pub group: u32,
     /// Its session; 0 if it has none.
     pub session: u32,
+    /// How many threads it has.
+    pub threads: u32,
     /// Start time in clock ticks since boot.
     pub start: u64,
     /// Its field `wchan`. From Linux 5.16 on: it is in no running state, and may be looked into. Before: its wait channel is known.
@@ -44,8 +46,9 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
             .map(|pid| u32::try_from(pid).unwrap_or(0))
     };
     let (group, session) = (leader()?, leader()?);
-    // `start` is field 22; the session was field 6.
-    let start = fields.nth(15)?.parse().ok()?;
+    // The session was field 6, the number of threads is field 20, and `start` field 22.
+    let threads = fields.nth(13)?.parse().ok()?;
+    let start = fields.nth(1)?.parse().ok()?;
     let waits = fields.nth(12).is_some_and(|wchan| wchan != "0");
     Some(Stat {
         comm,
@@ -53,6 +56,7 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         parent,
         group,
         session,
+        threads,
         start,
         waits,
     })
@@ -66,6 +70,16 @@ pub(crate) fn status_field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]
         .map(<[u8]>::trim_ascii)
 }
 
+/// Where its command line lies, as `/proc/PID/stat` tells those who may look into the process.
+pub(super) fn command_line_at(stat: &[u8]) -> Option<std::ops::Range<u64>> {
+    let close = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
+    // `arg_start` and `arg_end` are fields 48 and 49; the state is field 3.
+    let mut fields = rest.split_ascii_whitespace().skip(45);
+    let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (start < end).then_some(start..end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +90,7 @@ mod tests {
         let stat = parse_stat(line).unwrap();
         assert_eq!(stat.comm, "a) S 1 (b");
         assert_eq!((stat.state, stat.parent, stat.start), ('R', 5, 4711));
+        assert_eq!(stat.threads, 1);
         assert_eq!((stat.group, stat.session), (17, 17));
         assert!(!stat.waits, "a short line does not tell");
         for (wchan, waits) in [("0", false), ("1", true)] {

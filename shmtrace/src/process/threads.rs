@@ -14,20 +14,45 @@ use shmtrace_engine::{
 use super::{Doorbells, Process, parse_stat, read_once, stat::status_field, waits};
 use crate::rights;
 
-/// Threads of one process that are looked at. A process with more is reported as not fully seen.
+/// Threads of one process that are looked at. The rest of a process with more counts as running, since it may.
 pub const MAX_THREADS: usize = 4_096;
 
+/// What stands for threads that were not looked at.
+const REST: Tid = Tid(0);
+
+/// Threads that were not looked at: nobody can say that they sleep.
+fn the_rest() -> ThreadObservation {
+    ThreadObservation {
+        tid: REST,
+        name: format!("(those after the first {MAX_THREADS})"),
+        state: 'R',
+        syscall: None,
+        wchan: None,
+        runs: None,
+        sleeps: None,
+        cpu_ns: None,
+        ran_meanwhile: true,
+        // Any of them may serve a lane.
+        waits_for: WaitsFor::SomeFds,
+        stack: None,
+    }
+}
+
 impl Process {
-    /// The ids of its threads, in order.
+    /// The ids of its threads, in order: of [`MAX_THREADS`] at most.
     pub fn tids(&self) -> io::Result<Vec<Tid>> {
+        Ok(self.tids_and_rest()?.0)
+    }
+
+    /// The same, and whether there are more.
+    fn tids_and_rest(&self) -> io::Result<(Vec<Tid>, bool)> {
         let task = self.open_at("task", OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut tids: Vec<Tid> = Dir::read_from(&task)?
+        let mut all = Dir::read_from(&task)?
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok().map(Tid))
-            .take(MAX_THREADS)
-            .collect();
+            .filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok().map(Tid));
+        let mut tids: Vec<Tid> = all.by_ref().take(MAX_THREADS).collect();
         tids.sort_unstable();
-        Ok(tids)
+        Ok((tids, all.next().is_some()))
     }
 
     /// Looks at every thread; `doorbells` says what a sleep is compared with. Finish with
@@ -40,10 +65,14 @@ impl Process {
             threads: Vec::new(),
         };
         let mut buffer = Vec::with_capacity(4096);
-        for tid in self.tids().unwrap_or_default() {
+        let (tids, more) = self.tids_and_rest().unwrap_or_default();
+        for tid in tids {
             observation
                 .threads
                 .extend(self.observe_thread(tid, doorbells, &mut buffer));
+        }
+        if more {
+            observation.threads.push(the_rest());
         }
         observation
     }
@@ -52,7 +81,8 @@ impl Process {
     pub fn see_whether_they_ran(&self, observation: &mut ProcessObservation) {
         let mut buffer = Vec::with_capacity(256);
         for thread in &mut observation.threads {
-            thread.ran_meanwhile = thread.runs != self.runs(thread.tid, &mut buffer);
+            thread.ran_meanwhile =
+                thread.tid == REST || thread.runs != self.runs(thread.tid, &mut buffer);
         }
         observation.alive = self.is_alive();
     }

@@ -260,22 +260,10 @@ fn hub_word(address: u64, hub: &[(u64, u64, u64)]) -> Option<u64> {
     })
 }
 
-/// A few bytes of the process's memory, by a read that neither stops it nor makes a page.
+/// All of these bytes of the process's memory.
 fn read_memory(process: &Process, address: u64, bytes: usize) -> Option<Vec<u8>> {
-    let memory = process.open_at("mem", OFlags::RDONLY).ok()?;
     let mut buffer = vec![0; bytes];
-    let mut filled = 0;
-    while filled < bytes {
-        match rustix::io::pread(
-            memory.as_fd(),
-            &mut buffer[filled..],
-            address.checked_add(filled as u64)?,
-        ) {
-            Ok(0) | Err(_) => return None,
-            Ok(read) => filled += read,
-        }
-    }
-    Some(buffer)
+    (process.read_memory(address, &mut buffer) == bytes).then_some(buffer)
 }
 
 #[cfg(test)]
@@ -334,6 +322,23 @@ mod tests {
             .get()
             .cast_unsigned());
         process.socket_of(tid, fd.cast_unsigned()).unwrap()
+    }
+
+    #[test]
+    fn a_poll_of_very_many_fds_may_be_for_the_doorbell() {
+        let process = Process::open(std::process::id()).unwrap();
+        let entries = vec![[0_u8; 8]; MAX_POLLED as usize + 1];
+        let poll = |count: u64| {
+            let call = BlockedCall {
+                number: libc::SYS_ppoll as u16,
+                args: [entries.as_ptr() as u64, count, 0, 0, 0, 0],
+                sp: 0,
+                pc: 0,
+            };
+            among(&process, Tid(1), polled_fds(&process, &call), &[])
+        };
+        assert_eq!(poll(MAX_POLLED), WaitsFor::OtherFds);
+        assert_eq!(poll(MAX_POLLED + 1), WaitsFor::SomeFds);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The flight recorder: the last seconds in memory, written out around a finding.
 
-use std::{collections::VecDeque, fs::File, path::PathBuf};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fs::File,
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use shmtrace_engine::{Code, Finding, Mono, State, input::Input};
@@ -24,8 +28,9 @@ pub struct FlightRecorder {
     /// What a recording must begin with to make sense: who is who.
     topology: Vec<Step>,
     recent: VecDeque<(Mono, Step)>,
-    /// Steps left out because there were too many.
-    skipped: u64,
+    /// What was not recorded, each once.
+    notes: BTreeSet<String>,
+    unsaid: Vec<String>,
     now: Mono,
     open: Option<(Recorder, Mono)>,
     written: u32,
@@ -40,7 +45,8 @@ impl FlightRecorder {
             header,
             topology: Vec::new(),
             recent: VecDeque::new(),
-            skipped: 0,
+            notes: BTreeSet::new(),
+            unsaid: Vec::new(),
             now,
             open: None,
             written: 0,
@@ -62,7 +68,6 @@ impl FlightRecorder {
                 .front()
                 .is_some_and(|(at, _)| self.now.since(*at) > BEFORE)
         {
-            self.skipped += u64::from(self.recent.len() > MOST_STEPS);
             self.recent.pop_front();
         }
         if let Some((recorder, until)) = &mut self.open {
@@ -78,8 +83,20 @@ impl FlightRecorder {
     /// A finding was made: writes what led to it, and goes on for a while. Returns the file.
     pub fn finding(&mut self, finding: &Finding) -> anyhow::Result<Option<PathBuf>> {
         let proven = matches!(finding.state, State::Missed | State::Masked);
-        if !proven || self.open.is_some() || self.written >= MOST_FILES {
+        if !proven || self.open.is_some() {
             return Ok(None);
+        }
+        if self.written >= MOST_FILES {
+            self.note(format!(
+                "more than {MOST_FILES} findings to record: those after them are not recorded"
+            ));
+            return Ok(None);
+        }
+        if self.recent.len() >= MOST_STEPS {
+            self.note(format!(
+                "more than {MOST_STEPS} steps in {} s: recordings begin later before their findings",
+                BEFORE / 1_000_000_000
+            ));
         }
         self.written += 1;
         let name = file_name(self.written, finding.code);
@@ -88,6 +105,17 @@ impl FlightRecorder {
             .with_context(|| format!("cannot create recording {}", path.display()))?;
         self.open = Some((self.write_recent(file)?, finding.at.plus(AFTER)));
         Ok(Some(path))
+    }
+
+    fn note(&mut self, note: String) {
+        if self.notes.insert(note.clone()) {
+            self.unsaid.push(note);
+        }
+    }
+
+    /// What was not recorded and why, each once.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unsaid)
     }
 
     fn write_recent(&self, file: File) -> anyhow::Result<Recorder> {
@@ -112,4 +140,90 @@ impl FlightRecorder {
 
 fn file_name(number: u32, code: Code) -> String {
     format!("{number:03}-{}.shmtrace", code.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            recording: String::new(),
+            format: super::super::FORMAT,
+            version: String::new(),
+            start_time: String::new(),
+            start_mono_ns: 0,
+            kernel: String::new(),
+            roots: Vec::new(),
+            grace_ns: 0,
+            expect_progress_ns: None,
+        }
+    }
+
+    fn finding(id: u64, at: Mono) -> Finding {
+        Finding {
+            id,
+            at,
+            code: Code::RingFull,
+            cause: None,
+            state: State::Missed,
+            hub: None,
+            lane: None,
+            peer: None,
+            plugin: None,
+            host: None,
+            ring: None,
+            capacity: None,
+            doorbell_pending: None,
+            stuck_ns: 0,
+            count: 1,
+            threads: Vec::new(),
+            timeline: Vec::new(),
+            rule: "",
+            explanation: String::new(),
+            note: None,
+            culprit: None,
+        }
+    }
+
+    fn advance(flight: &mut FlightRecorder, now: Mono) {
+        let step = Step::Advance {
+            now,
+            complete_until: now,
+        };
+        flight.step(&step).unwrap();
+    }
+
+    #[test]
+    fn files_are_bounded_and_that_is_said_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flight = FlightRecorder::new(folder.path().to_owned(), header());
+        for number in 1..=u64::from(MOST_FILES) + 3 {
+            let now = Mono(number * (BEFORE + AFTER));
+            advance(&mut flight, now);
+            let file = flight.finding(&finding(number, now)).unwrap();
+            assert_eq!(file.is_some(), number <= MOST_FILES.into());
+        }
+        let files = folder.path().read_dir().unwrap().count();
+        assert_eq!(files, MOST_FILES as usize);
+        let notes = flight.notes();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].starts_with("more than 64 findings to record"));
+        assert_eq!(flight.notes(), [""; 0]);
+    }
+
+    #[test]
+    fn steps_are_bounded_and_a_short_recording_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flight = FlightRecorder::new(folder.path().to_owned(), header());
+        for number in 0..MOST_STEPS as u64 + 10 {
+            advance(&mut flight, Mono(number));
+        }
+        assert_eq!(flight.recent.len(), MOST_STEPS);
+        let now = Mono(MOST_STEPS as u64 + 10);
+        assert!(flight.finding(&finding(1, now)).unwrap().is_some());
+        let notes = flight.notes();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].starts_with("more than 100000 steps in 5 s"));
+    }
 }

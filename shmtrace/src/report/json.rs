@@ -150,7 +150,9 @@ impl<W: Write> Report for Json<W> {
                 "filtered": totals.filtered,
             },
             "ring_faults": totals.ring_faults,
+            "evicted": totals.evicted,
             "notes": totals.notes,
+            "limits": totals.limits,
             "canary": totals.canary.map(|count| json!({
                 "planted": count.planted,
                 "found": count.found,

@@ -106,8 +106,13 @@ impl<W: Write> Report for Text<W> {
             ),
             _ => String::new(),
         };
+        let limits = if totals.limits.is_empty() {
+            ""
+        } else {
+            "; not all was seen, since a limit was reached (see above)"
+        };
         let text = format!(
-            "{found} in {}; {} peers, {} events, {} lost{canary}\n",
+            "{found} in {}; {} peers, {} events, {} lost{canary}{limits}\n",
             duration(totals.duration_ns),
             names.peers().count(),
             totals.events,
@@ -134,8 +139,13 @@ impl<W: Write> Report for Text<W> {
             .map_or_else(|| "none".to_owned(), duration);
         let blind = totals.canary.is_some_and(|count| count.is_blind);
         self.status.show(&format!(
-            "{}{} peers | {} events/s | {} lost | oldest waiting entry: {oldest}",
+            "{}{}{} peers | {} events/s | {} lost | oldest waiting entry: {oldest}",
             if blind { "BLIND | " } else { "" },
+            if totals.limits.is_empty() {
+                ""
+            } else {
+                "LIMIT REACHED | "
+            },
             names.peers().filter(|peer| peer.plugin.is_some()).count(),
             totals.events_per_second,
             totals.lost,

@@ -80,3 +80,23 @@ impl Directory {
             .unwrap_or_else(|| format!("pid {}", proc.pid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_bounded_and_a_process_without_one_is_its_pid() {
+        let mut names = Directory::default();
+        let proc = |pid| ProcId { pid, start: 1 };
+        let most = MOST_PROCESSES as u32;
+        for pid in 1..=most + 1 {
+            let name = format!("p{pid}");
+            let proc = proc(pid);
+            names.note(&Topology::Process { proc, name });
+        }
+        assert_eq!(names.processes.len(), MOST_PROCESSES);
+        assert_eq!(names.process(proc(1)), "pid 1");
+        assert_eq!(names.process(proc(most + 1)), format!("p{}", most + 1));
+    }
+}

@@ -95,6 +95,14 @@ impl Judge {
         Ok(())
     }
 
+    /// What was not recorded, and why.
+    pub(crate) fn notes(&mut self) -> Vec<String> {
+        self.flight
+            .as_mut()
+            .map(FlightRecorder::notes)
+            .unwrap_or_default()
+    }
+
     pub(crate) fn next_timeout(&self) -> Option<Mono> {
         self.engine.next_timeout()
     }

@@ -32,11 +32,12 @@ use anyhow::Context as _;
 use shmtrace_common::Record;
 use shmtrace_engine::{
     Mono, Output, Request,
-    input::{Input, Sample},
+    input::{Input, Sample, Topology},
 };
 use tokio::time::Instant;
 
 use crate::{
+    bounds::Bound,
     canary::Belongings,
     discover::{Discovery, Hint},
     observe::{Observer, mono_now},
@@ -56,6 +57,8 @@ use judge::Judge;
 use pace::Pace;
 use tally::Tally;
 use tree::Tree;
+
+pub(crate) use tree::MOST_FDS_REMEMBERED;
 
 /// How often the rings of records and the rings of the hubs are looked at. A stuck lane is first suspected after two
 /// looks, so this bounds how late a finding is; each costs about 20 us.
@@ -94,7 +97,7 @@ pub enum Ended {
 /// A watch in progress.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four independent facts, no states of one machine"
+    reason = "independent facts, no states of one machine"
 )]
 pub struct Session<'a> {
     options: &'a Options,
@@ -107,6 +110,9 @@ pub struct Session<'a> {
     report: &'a mut dyn Report,
     /// Not reported yet.
     notes: Vec<String>,
+    bounds: Vec<Bound>,
+    /// A process rings in ways that the probes do not see here.
+    some_hide: bool,
     samples: Vec<Sample>,
     records: Vec<Record>,
     refreshed: Mono,
@@ -176,6 +182,8 @@ impl<'a> Session<'a> {
             tally: Tally::new(now),
             report,
             notes: Vec::new(),
+            bounds: Vec::new(),
+            some_hide: false,
             samples: Vec::new(),
             records: Vec::new(),
             refreshed: Mono(0),
@@ -272,7 +280,7 @@ impl<'a> Session<'a> {
         drop(self.canary);
         self.report.summary(&totals, &self.judge.names)?;
         Ok(self.tally.verdict(
-            self.options,
+            &self.options.fail_on,
             &totals,
             self.judge.names.hubs().next().is_some(),
         ))
@@ -288,10 +296,7 @@ impl<'a> Session<'a> {
         if self.hinted || now.since(self.refreshed) >= REFRESH {
             self.refresh(now)?;
         }
-        for note in std::mem::take(&mut self.notes) {
-            self.report.note(&note)?;
-            self.tally.note(note);
-        }
+        self.say_notes()?;
         let now = mono_now();
         if self.discovery.wants_rings() {
             self.hinted |= self.discovery.infer(now);
@@ -315,6 +320,20 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    fn say_notes(&mut self) -> anyhow::Result<()> {
+        for note in std::mem::take(&mut self.notes) {
+            if let Some(note) = self.tally.note(note) {
+                self.report.note(&note)?;
+            }
+        }
+        for bound in std::mem::take(&mut self.bounds) {
+            if self.tally.reached(&bound) {
+                self.report.note(&bound.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
     fn advance(&mut self, now: Mono) -> anyhow::Result<()> {
         self.step_engines(&Step::Advance {
             now,
@@ -332,6 +351,12 @@ impl<'a> Session<'a> {
                 self.ended(proc, now)?;
             }
         }
+        if self.tally.processes_not_followed() > 0 {
+            self.bounds.push(Bound::Processes);
+        }
+        if self.tree.forgot_fds() {
+            self.bounds.push(Bound::FdsRemembered);
+        }
         for pid in self.tree.stirred() {
             self.discovery.hint(Hint::Stirred { pid });
         }
@@ -343,8 +368,16 @@ impl<'a> Session<'a> {
             }
         }
         self.notes.extend(changes.notes);
+        self.bounds.extend(changes.bounds);
         self.tally.unsupported |= changes.unsupported;
         for topology in changes.topology {
+            if let Topology::Process { proc, name } = &topology
+                && self.probes.see_calls_only()
+                && let Some(note) = setup::hidden_calls(*proc, name)
+            {
+                self.some_hide = true;
+                self.notes.push(note);
+            }
             self.tell(Input::Topology(topology))?;
         }
         for update in &changes.probes {
@@ -363,6 +396,7 @@ impl<'a> Session<'a> {
                 Output::Finding(finding) => {
                     self.tally.finding(&finding);
                     self.judge.keep(&finding)?;
+                    self.notes.extend(self.judge.notes());
                     if self.options.shows(&finding) {
                         self.report
                             .finding(&finding, &self.judge.names)
@@ -377,11 +411,11 @@ impl<'a> Session<'a> {
         self.mind_canary(now)
     }
 
-    /// Whether sends on closed fds may have left no record lately.
+    /// Whether sends may have left no record lately.
     fn failed_sends_unseen(&self) -> bool {
         let since = self.pace.fast_until();
         let lately = since.is_some_and(|at| mono_now().since(at) < UNSEEN);
-        self.probes.may_miss_failed_sends(lately)
+        self.probes.may_miss_failed_sends(lately) || self.some_hide || self.tree.forgot_fds()
     }
 
     fn look(&mut self, request: Request) -> anyhow::Result<()> {

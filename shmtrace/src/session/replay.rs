@@ -55,7 +55,11 @@ pub fn replay<R: BufRead>(
     }
     let totals = tally.totals(now, &judge.summary());
     report.summary(&totals, &judge.names)?;
-    let mut verdict = tally.verdict(options, &totals, judge.names.hubs().next().is_some());
+    let mut verdict = tally.verdict(
+        &options.fail_on,
+        &totals,
+        judge.names.hubs().next().is_some(),
+    );
     if recording.was_cut() && verdict.exit == Exit::Clean {
         verdict.exit = Exit::Inconclusive;
     }

@@ -6,12 +6,18 @@ use aya::maps::MapError;
 use shmtrace_common::Counter;
 use shmtrace_engine::{Code, Finding, Mono, State, Summary, input::Input};
 
-use super::{options::Options, tables::Tables};
-use crate::{canary::Count, exit::Exit, probes, recording::Step};
+use super::{options::FailOn, tables::Tables};
+use crate::{
+    bounds::{Bound, Reached},
+    canary::Count,
+    exit::Exit,
+    probes,
+    recording::Step,
+};
 
 /// Findings remembered, so that each state is counted once.
 const MOST_COUNTED: usize = 4096;
-/// Notes kept for the summary.
+/// Notes said on stderr and kept for the summary.
 const MOST_NOTES: usize = 64;
 
 /// Counts over a watch.
@@ -26,6 +32,7 @@ pub(crate) struct Tally {
     /// Classes and states reached, for `--fail-on`.
     reached: BTreeSet<(Code, State)>,
     notes: Vec<String>,
+    bounds: Reached,
     /// A hub of another version was there, and could not be watched.
     pub(crate) unsupported: bool,
     rate: Rate,
@@ -64,6 +71,10 @@ pub struct Totals {
     pub oldest_waiting_ns: Option<u64>,
     /// What could not be seen or was refused, in words.
     pub notes: Vec<String>,
+    /// Bounds of shmtrace's own that were reached, in words: not all was seen.
+    pub limits: Vec<String>,
+    /// Events that came too late to be put in order, or too many at once: histories have holes there.
+    pub evicted: u64,
     /// What became of the canary, where there was one.
     pub canary: Option<Count>,
 }
@@ -96,6 +107,7 @@ impl Tally {
             counted: BTreeSet::new(),
             reached: BTreeSet::new(),
             notes: Vec::new(),
+            bounds: Reached::default(),
             unsupported: false,
             rate: Rate {
                 at: now,
@@ -125,6 +137,11 @@ impl Tally {
         Ok(lost)
     }
 
+    /// Processes that the probes did not follow, since their table was full.
+    pub(crate) fn processes_not_followed(&self) -> u64 {
+        self.counters.of(Counter::ProcessesFull)
+    }
+
     /// Counts a step of a recording, which has no probes' counters.
     pub(crate) fn step(&mut self, step: &Step) {
         match step {
@@ -152,11 +169,20 @@ impl Tally {
         self.reached.insert((finding.code, finding.state));
     }
 
-    /// Keeps a note for the summary.
-    pub(crate) fn note(&mut self, note: String) {
-        if self.notes.len() < MOST_NOTES {
-            self.notes.push(note);
-        }
+    /// Keeps a note for the summary; what is to be said now, so that a broken tree does not flood the report.
+    pub(crate) fn note(&mut self, note: String) -> Option<String> {
+        let said = match self.notes.len() {
+            ..MOST_NOTES => note,
+            MOST_NOTES => format!("more than {MOST_NOTES} notes: the rest is not shown"),
+            _ => return None,
+        };
+        self.notes.push(said.clone());
+        Some(said)
+    }
+
+    /// A bound was reached; whether that is to be said.
+    pub(crate) fn reached(&mut self, bound: &Bound) -> bool {
+        self.bounds.is_new(bound)
     }
 
     pub(crate) fn totals(&self, now: Mono, engine: &Summary) -> Totals {
@@ -181,24 +207,26 @@ impl Tally {
             inconclusive: self.inconclusive,
             oldest_waiting_ns: engine.oldest_waiting.map(|since| now.since(since)),
             notes: self.notes.clone(),
+            limits: self.bounds.in_words(),
+            evicted: engine.evicted,
             canary: None,
         }
     }
 
     /// The exit code, by what `--fail-on` names and what could be seen.
-    pub(crate) fn verdict(&self, options: &Options, totals: &Totals, saw_hub: bool) -> Verdict {
+    pub(crate) fn verdict(&self, fail_on: &FailOn, totals: &Totals, saw_hub: bool) -> Verdict {
         let fired = self
             .reached
             .iter()
-            .any(|(code, state)| options.fail_on.fires(*code, *state));
+            .any(|(code, state)| fail_on.fires(*code, *state));
         let proven = !self.findings.is_empty();
         let was_blind = totals.canary.is_some_and(|count| count.was_blind);
+        let not_all_seen = totals.lost > 0 || totals.inconclusive > 0 || !totals.limits.is_empty();
         let exit = if fired {
             Exit::Finding
         } else if !saw_hub && self.unsupported {
             Exit::NotPermitted
-        } else if !saw_hub || was_blind || (!proven && (totals.lost > 0 || totals.inconclusive > 0))
-        {
+        } else if !saw_hub || was_blind || (!proven && not_all_seen) {
             Exit::Inconclusive
         } else {
             Exit::Clean
@@ -207,5 +235,42 @@ impl Tally {
             exit,
             blind: !saw_hub,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_bounded_and_that_is_said() {
+        let mut tally = Tally::new(Mono(0));
+        let said: Vec<String> = (0..1000)
+            .filter_map(|number| tally.note(number.to_string()))
+            .collect();
+        assert_eq!(said.len(), MOST_NOTES + 1);
+        assert_eq!(said[MOST_NOTES - 1], "63");
+        assert_eq!(
+            said[MOST_NOTES],
+            "more than 64 notes: the rest is not shown"
+        );
+        assert_eq!(tally.totals(Mono(0), &Summary::default()).notes, said);
+    }
+
+    #[test]
+    fn a_bound_that_was_reached_makes_nothing_found_inconclusive() {
+        let mut tally = Tally::new(Mono(0));
+        let exit = |tally: &Tally| {
+            let totals = tally.totals(Mono(0), &Summary::default());
+            tally.verdict(&FailOn::default(), &totals, true).exit
+        };
+        assert_eq!(exit(&tally), Exit::Clean);
+        // Notes come and go; a bound is said all the same.
+        (0..1000).for_each(|number| drop(tally.note(number.to_string())));
+        assert!(tally.reached(&Bound::Processes));
+        assert!(!tally.reached(&Bound::Processes));
+        assert_eq!(exit(&tally), Exit::Inconclusive);
+        tally.findings.insert(Code::RingFull, 1);
+        assert_eq!(exit(&tally), Exit::Clean);
     }
 }

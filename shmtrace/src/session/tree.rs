@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use shmtrace_common::{PROC_PARTICIPANT, Process};
 use shmtrace_engine::ProcId;
 
-use crate::{exit::Refusal, observe::mono_now, probes::Probes, process, rights};
+use crate::{bounds::Bound, exit::Refusal, observe::mono_now, probes::Probes, process, rights};
 
 /// Scans after which a tree that never stops forking is taken as it is; the probes know the rest.
 const MOST_SCANS: usize = 16;
@@ -19,7 +19,7 @@ const TURNS: u32 = 16;
 /// Members looked at each time whether they are still there.
 const MOST_LOOKS: usize = 512;
 /// Fds of a process whose sockets are remembered.
-const MOST_FDS: usize = 4096;
+pub(crate) const MOST_FDS_REMEMBERED: usize = 4096;
 
 /// The processes of the trees.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ pub(crate) struct Member {
     pub(crate) stirred: bool,
     /// It lived after it had been entered: the record of its end cannot have been missed.
     seen_alive: bool,
+    /// It used more sockets than are remembered.
+    forgot_fds: bool,
 }
 
 impl Tree {
@@ -93,9 +95,7 @@ impl Tree {
                         ..Process::default()
                     },
                 )
-                .with_context(|| {
-                    format!("cannot trace pid {pid}: the table of processes is full")
-                })?;
+                .with_context(|| format!("cannot trace pid {pid}: {}", Bound::Processes))?;
         }
         self.members.insert(pid, Member::new(id, BTreeMap::new()));
         Ok(true)
@@ -128,6 +128,11 @@ impl Tree {
     /// The process with this pid.
     pub(crate) fn member(&mut self, pid: u32) -> Option<&mut Member> {
         self.members.get_mut(&pid)
+    }
+
+    /// Whether a process used more sockets than are remembered.
+    pub(crate) fn forgot_fds(&self) -> bool {
+        self.members.values().any(|member| member.forgot_fds)
     }
 
     /// Pids of all.
@@ -205,13 +210,16 @@ impl Member {
             fds,
             stirred: true,
             seen_alive: false,
+            forgot_fds: false,
         }
     }
 
     /// Notes which socket an fd was.
     pub(crate) fn saw_fd(&mut self, fd: i32, inode: u64) {
-        if self.fds.len() < MOST_FDS || self.fds.contains_key(&fd) {
+        if self.fds.len() < MOST_FDS_REMEMBERED || self.fds.contains_key(&fd) {
             self.fds.insert(fd, inode);
+        } else {
+            self.forgot_fds = true;
         }
     }
 
@@ -291,4 +299,28 @@ fn thread_group(pid: u32) -> Option<u32> {
         .trim()
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_beyond_the_bound_are_forgotten_and_that_is_known() {
+        let id = ProcId { pid: 7, start: 1 };
+        let mut tree = Tree::default();
+        tree.members.insert(7, Member::new(id, BTreeMap::new()));
+        let member = tree.member(7).unwrap();
+        for fd in 0..MOST_FDS_REMEMBERED as i32 {
+            member.saw_fd(fd, 100);
+        }
+        // One that is known may be another socket now.
+        member.saw_fd(3, 101);
+        assert_eq!(member.socket_of(3), Some(101));
+        assert!(!tree.forgot_fds());
+        let member = tree.member(7).unwrap();
+        member.saw_fd(1 << 20, 102);
+        assert_eq!(member.socket_of(1 << 20), None);
+        assert!(tree.forgot_fds());
+    }
 }

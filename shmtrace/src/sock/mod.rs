@@ -27,7 +27,7 @@ pub const DATAGRAM: u8 = 2;
 /// `SOCK_SEQPACKET`, which keeps its packets apart as well.
 pub const SEQUENCED: u8 = 5;
 /// Namespaces that are kept open at most.
-const MAX_NAMESPACES: usize = 32;
+pub const MAX_NAMESPACES: usize = 32;
 
 /// What is known of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +65,7 @@ impl Sockets {
             return Ok(());
         }
         if self.namespaces.len() >= MAX_NAMESPACES {
-            return Err(io::Error::other(format!(
-                "more than {MAX_NAMESPACES} network namespaces: doorbells of the others are not seen"
-            )));
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let own = std::fs::read_link("/proc/thread-self/ns/net")?;
         let socket = if own.as_os_str().as_encoded_bytes() == identity {

@@ -82,7 +82,7 @@ fn a_canary_is_found_and_is_no_finding() {
 }
 
 /// The tables of the probes of a watch, by name.
-fn table(watch: u32, name: &str) -> MapData {
+pub(crate) fn table(watch: u32, name: &str) -> MapData {
     let infos = fs::read_dir(format!("/proc/{watch}/fdinfo")).unwrap();
     let ids = infos.filter_map(|info| {
         let text = fs::read_to_string(info.ok()?.path()).ok()?;

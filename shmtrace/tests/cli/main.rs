@@ -1,9 +1,11 @@
 //! The commands beside `watch`, as somebody at a terminal or a script uses them.
 
+mod blocking;
 mod canary;
 mod filters;
 mod hosts;
 mod kill;
+mod limits;
 mod names;
 mod namespaces;
 mod nudge;

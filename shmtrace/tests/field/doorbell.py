@@ -6,6 +6,8 @@ import select
 import socket
 import threading
 
+import calls
+
 DONTWAIT = socket.MSG_DONTWAIT
 
 
@@ -15,6 +17,7 @@ class Bell:
     def __init__(self, fd, send="send", receive="recv"):
         self.fd, self.how_send, self.how_receive = fd, send, receive
         self.socket = socket.socket(fileno=fd)
+        self.uring = calls.Uring() if send == "io_uring" else None
 
     def ring(self):
         try:
@@ -22,6 +25,10 @@ class Bell:
                 os.write(self.fd, b"\1")
             elif self.how_send == "sendmsg":
                 self.socket.sendmsg([b"\1"], [], DONTWAIT)
+            elif self.how_send == "sendmmsg":
+                calls.sendmmsg(self.fd)
+            elif self.how_send == "io_uring":
+                self.uring.send(self.fd)
             else:
                 self.socket.send(b"\1", DONTWAIT)
         except BlockingIOError:

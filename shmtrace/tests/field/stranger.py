@@ -56,7 +56,7 @@ def options(words):
     add("--plugin-runtime", default="loop", choices=["loop", "threads", "asyncio"])
     add("--plugin-wait", default="epoll", choices=["recv", "poll", "select", "epoll", "epoll-et"])
     add("--host-thread", action="store_true", help="the host's work is not on its main thread")
-    add("--send", default="send", choices=["send", "write", "sendmsg"])
+    add("--send", default="send", choices=["send", "write", "sendmsg", "sendmmsg", "io_uring"])
     add("--receive", default="recv", choices=["recv", "recvfrom", "recvmsg", "read"])
     add("--futex", action="store_true", help="count the rings' futex words up and wake them")
     add("--channels", action="store_true", help="a channel for each call and message ids of its own for each side")

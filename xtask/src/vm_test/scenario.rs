@@ -25,8 +25,9 @@ const QUEUES: &str = "doorbell queues";
 /// An emulated machine is some twenty times slower than a real one.
 const GRACE: &str = "500ms";
 
-/// Where the probes see signals.
+/// Where the probes see signals, and the check of `shmtrace doctor` that asks for it.
 const AT_SOCKETS: &str = "signals at sockets";
+const SIGNALS: &str = "signals";
 const AT_CALLS: &str = "signals at every call";
 /// Sends that reach no socket, where functions cannot be probed.
 const CLASSIC: &str = "failed sends by classic tracepoints";
@@ -240,10 +241,11 @@ fn ran(outcome: &Outcome, folder: &str, end: &str) -> Result<String> {
 
 /// What the machine offers must be what the table says, no less and no more.
 fn doctor(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
-    let limited = kernel.limited;
+    let mut limited = kernel.limited.to_vec();
     let signals = if kernel.at_sockets {
         AT_SOCKETS
     } else {
+        limited.push(SIGNALS);
         AT_CALLS
     };
     ended_with(outcome, CLEAN)?;
@@ -399,6 +401,7 @@ mod tests {
             let checks = format!(
                 r#"{{"checks": [
                     {{"name": "kernel", "answer": "yes"}},
+                    {{"name": "signals", "answer": "limited", "remedy": "boot another"}},
                     {{"name": "doorbell queues", "answer": "{queues}", "remedy": "modprobe unix_diag"}}
                 ]}}"#
             );

@@ -23,8 +23,8 @@ pub(super) fn all() -> Vec<Check> {
         lockdown(),
     ];
     checks.extend(limits::checks());
+    checks.extend(load_and_attach());
     checks.extend([
-        load_and_attach(),
         least_privilege(),
         copies_of_fds(),
         tracefs(),
@@ -118,12 +118,13 @@ fn least_privilege() -> Check {
 }
 
 /// The proof: everything that a watch does before it watches somebody.
-fn load_and_attach() -> Check {
+fn load_and_attach() -> Vec<Check> {
     const NAME: &str = "load and attach";
     match Probes::attach(probes::DEFAULT_BUFFER_BYTES, true) {
         Ok(probes) => {
+            let signals = limits::signals(probes.see_calls_only());
             drop(probes);
-            Check::yes(NAME, "all probes, and detached again")
+            vec![Check::yes(NAME, "all probes, and detached again"), signals]
         }
         Err(error) => {
             let remedy = match &error {
@@ -136,7 +137,7 @@ fn load_and_attach() -> Check {
             };
             let remedy = remedy.to_owned();
             let detail = format!("{:#}", anyhow::Error::from(error));
-            Check::no(NAME, detail, remedy)
+            vec![Check::no(NAME, detail, remedy)]
         }
     }
 }

@@ -71,7 +71,7 @@ impl Dump {
             if number > 0 {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            for note in discovery.refresh(mono_now(), &pids).notes {
+            for note in discovery.refresh(mono_now(), &pids).in_words() {
                 anstream::eprintln!("shmtrace: {}", printable(&note));
             }
         }

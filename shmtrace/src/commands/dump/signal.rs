@@ -142,6 +142,9 @@ fn answer(asked: Asked) -> Vec<String> {
                     .lines()
                     .map(|line| format!("  {}", printable(line))),
             );
+            if bytes.len() as u64 == MAX_ANSWER {
+                lines.push(format!("  ... (the first {} KiB of it)", MAX_ANSWER >> 10));
+            }
             lines
         }
     }

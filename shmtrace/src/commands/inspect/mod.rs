@@ -139,8 +139,8 @@ fn look_at_trees(roots: &[u32]) -> anyhow::Result<Vec<Snapshot>> {
     let pids = with_descendants(roots)?;
     let mut discovery = Discovery::new();
     let changes = discovery.refresh(mono_now(), &pids);
-    for note in &changes.notes {
-        anstream::eprintln!("shmtrace: {}", printable(note));
+    for note in changes.in_words() {
+        anstream::eprintln!("shmtrace: {}", printable(&note));
     }
     let shots: Vec<Snapshot> = discovery
         .hubs()

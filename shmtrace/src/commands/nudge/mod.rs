@@ -80,10 +80,10 @@ impl Nudge {
                 std::thread::sleep(Duration::from_millis(20));
             }
             let changes = world.refresh(mono_now(), &pids);
-            topology.extend(changes.topology);
-            for note in changes.notes {
+            for note in changes.in_words() {
                 anstream::eprintln!("shmtrace: {}", printable(&note));
             }
+            topology.extend(changes.topology);
         }
         if world.hubs().next().is_none() {
             return Err(no_hub(&pids));
