@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    apt, fuzz, process, setup,
+    apt, endure, fuzz, process, setup,
     workspace::{self, REQUIRE_PROBES},
 };
 
@@ -58,6 +58,7 @@ impl Test {
         }
         if self.package.is_none() && self.args.is_empty() {
             fuzz::briefly()?;
+            endure::briefly()?;
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use super::mono_now;
 
 /// Limits that are none: v1 shows the greatest page-aligned number.
 const UNLIMITED: u64 = 1 << 62;
+/// How deep a cgroup can lie.
+const MAX_DEPTH: usize = 64;
 
 /// Which hierarchy the memory controller is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,7 +171,8 @@ fn tightest(hierarchy: &Hierarchy, path: &str) -> Option<MemoryObservation> {
     let own = hierarchy.folder(path)?;
     let levels = own
         .ancestors()
-        .take_while(|level| level.starts_with(&hierarchy.mount));
+        .take_while(|level| level.starts_with(&hierarchy.mount))
+        .take(MAX_DEPTH);
     let mut best: Option<MemoryObservation> = None;
     let mut own_kills = 0;
     for level in levels {

@@ -6,7 +6,9 @@ mod kernel;
 mod scene;
 mod watch;
 
-use anyhow::{Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
 use crate::{test, workspace};
@@ -20,6 +22,8 @@ pub(crate) enum Endure {
     Attack(attack::Attack),
     /// Watch traffic with plugins that come and go, and see what the daemon grows by
     Watch(watch::Watch),
+    /// The first two for some seconds, on the debug build, as `cargo xtask test` does
+    Briefly,
 }
 
 impl Endure {
@@ -27,14 +31,36 @@ impl Endure {
         if !test::is_root() {
             bail!("tracing takes root: `sudo -E env PATH=\"$PATH\" cargo xtask endure ...`");
         }
-        workspace::build_release(&["shmtrace", "ddc-sim"])?;
-        let programs = workspace::built("release");
+        let release = || {
+            workspace::build_release(&["shmtrace", "ddc-sim"])?;
+            anyhow::Ok(workspace::built("release"))
+        };
         match self {
-            Self::Attach(attach) => attach.run(&programs),
-            Self::Attack(attack) => attack.run(&programs),
-            Self::Watch(watch) => watch.run(&programs),
+            Self::Attach(attach) => attach.run(&release()?),
+            Self::Attack(attack) => attack.run(&release()?),
+            Self::Watch(watch) => watch.run(&release()?),
+            Self::Briefly => briefly(),
         }
     }
+}
+
+/// The first two for some seconds, on the programs that the tests have built. Others use the machine meanwhile.
+pub(crate) fn briefly() -> Result<()> {
+    let programs = workspace::built("debug");
+    attach::Attach {
+        times: 20,
+        kills: 5,
+        seed: 1,
+    }
+    .run(&programs)
+    .context("attaching and killing leaves something behind, or was noticed")?;
+    attack::Attack {
+        time: Duration::from_secs(5),
+        seed: 1,
+        not_alone: true,
+    }
+    .run(&programs)
+    .context("an attacked hub harms the watch")
 }
 
 /// Collects what was measured and what had to hold.
@@ -74,7 +100,7 @@ fn table() {
 }
 
 /// A time as words such as `10m` or `90s`.
-fn time(text: &str) -> Result<std::time::Duration, String> {
+fn time(text: &str) -> Result<Duration, String> {
     let (digits, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
     let seconds = match unit {
         "" | "s" => 1,
@@ -86,6 +112,6 @@ fn time(text: &str) -> Result<std::time::Duration, String> {
         .parse::<u64>()
         .ok()
         .and_then(|count| count.checked_mul(seconds))
-        .map(std::time::Duration::from_secs)
+        .map(Duration::from_secs)
         .ok_or_else(|| format!("{text:?} is no time: write 90s, 10m or 2h"))
 }
