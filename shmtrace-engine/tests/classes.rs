@@ -3,10 +3,11 @@
 mod world;
 
 use shmtrace_engine::{
-    Code, Config, HubId, PeerId, State, Tid,
+    Code, Config, HubId, Mono, PeerId, SocketInode, State, Tid,
     input::{
-        ClassObservation, DescriptorObservation, Indexes, Input, MemoryObservation,
-        PeerEntryObservation, SlotObservation, Topology, Violation, WaitsFor,
+        ClassObservation, DescriptorObservation, Event, EventKind, Indexes, Input,
+        MemoryObservation, PeerBinding, PeerEntryObservation, Sample, SlotObservation, Topology,
+        Violation, WaitsFor,
     },
 };
 use world::*;
@@ -296,25 +297,69 @@ fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
             world.assert_clean();
             world.hub.violations.clear();
             world.thread(Tid(900), 900, "plugin", 1);
-            world.tell(Input::Topology(Topology::Peer(
-                shmtrace_engine::input::PeerBinding {
-                    hub: HUB,
-                    peer: PeerId(0),
-                    name: String::new(),
-                    plugin: Some(proc_of(900)),
-                    host: Some(proc_of(100)),
-                    host_end: None,
-                    plugin_end: None,
-                    flags: 1,
-                    certain: true,
-                },
-            )));
+            world.tell(Input::Topology(Topology::Peer(PeerBinding {
+                hub: HUB,
+                peer: PeerId(0),
+                name: String::new(),
+                plugin: Some(proc_of(900)),
+                host: Some(proc_of(100)),
+                host_end: None,
+                plugin_end: None,
+                flags: 1,
+                certain: true,
+            })));
         }
         world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
         world.wait(1500 * MS);
         let expected: &[Code] = if anew { &[] } else { &[Code::RingCorrupt] };
         assert_eq!(said(&world, State::Missed), expected);
     }
+}
+
+/// A reader that was held up takes the new plugin's first record, samples its ring and judges, all in one turn.
+#[test]
+fn a_ring_that_began_anew_while_nobody_looked_is_not_broken() {
+    let mut world = World::new(1);
+    world.round_trips(0, 3);
+    world.wait(3000 * MS);
+    world.kill(plugin(0));
+    world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
+    world.thread(Tid(900), 900, "plugin", 1);
+    let end = SocketInode(2900);
+    world.tell(Input::Topology(Topology::Peer(PeerBinding {
+        hub: HUB,
+        peer: PeerId(0),
+        name: String::new(),
+        plugin: Some(proc_of(900)),
+        host: Some(proc_of(100)),
+        host_end: Some(SocketInode(1900)),
+        plugin_end: Some(end),
+        flags: 1,
+        certain: true,
+    })));
+    let now = world.now + 300 * MS;
+    world.tell(Input::Event(Event {
+        at: Mono(now - 200 * MS),
+        cpu: 0,
+        proc: proc_of(900),
+        tid: Tid(900),
+        kind: EventKind::Ring {
+            end,
+            syscall: None,
+            result: 1,
+            rings: None,
+        },
+    }));
+    world.tell(Input::Sample(Sample {
+        at: Mono(now),
+        lane: to_peer(0),
+        ring: Indexes { head: 0, tail: 0 },
+        capacity: CAPACITY,
+    }));
+    world.engine.advance(Mono(now), Mono(now - 20 * MS));
+    world.now = now;
+    world.wait(3000 * MS);
+    world.assert_clean();
 }
 
 #[test]

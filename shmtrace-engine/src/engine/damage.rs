@@ -67,10 +67,11 @@ impl Engine {
         if self.vacant.contains_key(&(hub, peer)) {
             return true;
         }
+        // A reader that was held up samples the ring and learns of the beginning at the same time.
         if self
             .begun_at
             .get(&(hub, peer))
-            .is_some_and(|begun| before >= begun.known)
+            .is_some_and(|begun| before > begun.known)
         {
             return false;
         }

@@ -24,7 +24,7 @@ pub(crate) enum Placement {
 /// A load that runs, and what it takes orders through.
 pub(crate) struct Load {
     child: Child,
-    orders: ChildStdin,
+    orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     /// The processes that a tracer is to watch.
     pub(crate) pids: Vec<u32>,
@@ -89,7 +89,7 @@ impl Load {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start bench-load")?;
-        let orders = child.stdin.take().context("bench-load has no stdin")?;
+        let orders = Some(child.stdin.take().context("bench-load has no stdin")?);
         let answers = BufReader::new(child.stdout.take().context("bench-load has no stdout")?);
         let pids = vec![child.id()];
         Ok(Self {
@@ -114,7 +114,8 @@ impl Load {
 
     /// Has it measure.
     pub(crate) fn measure(&mut self, order: &str) -> Result<Value> {
-        writeln!(self.orders, "{order}")
+        let orders = self.orders.as_mut().context("bench-load ended")?;
+        writeln!(orders, "{order}")
             .with_context(|| format!("bench-load does not take `{order}`"))?;
         self.answer()
     }
@@ -164,8 +165,8 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // It has no state to keep, its plugin dies with it, and a child that is gone is what is wanted.
-        let _ = process::terminate(&self.child);
+        // Without orders it ends by itself, with its plugins and its hub.
+        drop(self.orders.take());
         let _ = self.child.wait();
     }
 }
