@@ -1,15 +1,17 @@
 //! The flight recorder: the last seconds in memory, written out around a finding.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    fs::File,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
 };
 
 use anyhow::Context as _;
-use shmtrace_engine::{Code, Finding, Mono, State, input::Input};
+use shmtrace_engine::{
+    Code, Finding, Mono, ProcId, State,
+    input::{Input, Topology},
+};
 
-use super::{Header, Recorder, Step};
+use super::{Header, Step, background::Background};
 use crate::rights;
 
 /// How much of the time before a finding is kept, ns.
@@ -18,6 +20,8 @@ const BEFORE: u64 = 5_000_000_000;
 const AFTER: u64 = 2_000_000_000;
 /// Steps kept at most: a step is some hundred bytes, so this bounds the memory to some ten MiB.
 const MOST_STEPS: usize = 100_000;
+/// So many steps of who is who are kept, however many of them are out of date.
+const LEAST_TOPOLOGY: usize = 1024;
 /// Files written at most in one watch: a broken transport must not fill the disk.
 const MOST_FILES: u32 = 64;
 
@@ -27,12 +31,16 @@ pub struct FlightRecorder {
     header: Header,
     /// What a recording must begin with to make sense: who is who.
     topology: Vec<Step>,
+    /// How many of these there may be before those that are out of date go.
+    most_topology: usize,
     recent: VecDeque<(Mono, Step)>,
     /// What was not recorded, each once.
     notes: BTreeSet<String>,
     unsaid: Vec<String>,
     now: Mono,
-    open: Option<(Recorder, Mono)>,
+    /// The recording of the latest finding, until when there is something to add, and those before it that are still written.
+    open: Option<(Background, Mono)>,
+    closed: Vec<Background>,
     written: u32,
 }
 
@@ -44,11 +52,13 @@ impl FlightRecorder {
             directory,
             header,
             topology: Vec::new(),
+            most_topology: LEAST_TOPOLOGY,
             recent: VecDeque::new(),
             notes: BTreeSet::new(),
             unsaid: Vec::new(),
             now,
             open: None,
+            closed: Vec::new(),
             written: 0,
         }
     }
@@ -60,6 +70,10 @@ impl FlightRecorder {
         }
         if matches!(step, Step::Attached(_) | Step::Input(Input::Topology(_))) {
             self.topology.push(step.clone());
+            if self.topology.len() > self.most_topology {
+                keep_present(&mut self.topology);
+                self.most_topology = LEAST_TOPOLOGY.max(2 * self.topology.len());
+            }
         }
         self.recent.push_back((self.now, step.clone()));
         while self.recent.len() > MOST_STEPS
@@ -70,12 +84,26 @@ impl FlightRecorder {
         {
             self.recent.pop_front();
         }
-        if let Some((recorder, until)) = &mut self.open {
-            recorder.step(step)?;
-            if self.now >= *until {
-                recorder.flush()?;
-                self.open = None;
+        if let Some((recording, until)) = &mut self.open {
+            recording.step(step.clone())?;
+            if self.now >= *until
+                && let Some((mut recording, _)) = self.open.take()
+            {
+                recording.close()?;
+                self.closed.push(recording);
             }
+        }
+        while let Some(done) = self.closed.iter().position(Background::is_done) {
+            self.closed.swap_remove(done).finish()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is written.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        let open = self.open.take().map(|(recording, _)| recording);
+        for mut recording in self.closed.drain(..).chain(open) {
+            recording.finish().context("cannot write a recording")?;
         }
         Ok(())
     }
@@ -103,7 +131,9 @@ impl FlightRecorder {
         let path = self.directory.join(&name);
         let file = rights::create_file(&self.directory, &name)
             .with_context(|| format!("cannot create recording {}", path.display()))?;
-        self.open = Some((self.write_recent(file)?, finding.at.plus(AFTER)));
+        let recording = Background::start(file, &self.header, self.recent())
+            .with_context(|| format!("cannot write to {}", path.display()))?;
+        self.open = Some((recording, finding.at.plus(AFTER)));
         Ok(Some(path))
     }
 
@@ -118,24 +148,55 @@ impl FlightRecorder {
         std::mem::take(&mut self.unsaid)
     }
 
-    fn write_recent(&self, file: File) -> anyhow::Result<Recorder> {
-        let mut recorder = Recorder::new(file, &self.header)?;
+    /// What led to this moment.
+    fn recent(&self) -> Vec<Step> {
         let begun = self.recent.front().map_or(self.now, |(at, _)| *at);
         // The history before is missing, and a replay must know it: as if shmtrace had been attached then.
-        for step in &self.topology {
-            match step {
-                Step::Attached(_) => recorder.step(&Step::Attached(begun))?,
-                other => recorder.step(other)?,
-            }
-        }
-        for (_, step) in &self.recent {
-            if !matches!(step, Step::Attached(_) | Step::Input(Input::Topology(_))) {
-                recorder.step(step)?;
-            }
-        }
-        recorder.flush()?;
-        Ok(recorder)
+        let known = self.topology.iter().map(|step| match step {
+            Step::Attached(_) => Step::Attached(begun),
+            other => other.clone(),
+        });
+        let recent = self.recent.iter().map(|(_, step)| step);
+        let recent = recent
+            .filter(|step| !matches!(step, Step::Attached(_) | Step::Input(Input::Topology(_))));
+        known.chain(recent.cloned()).collect()
     }
+}
+
+/// Drops what says nothing of hubs that are still there and of their peers' processes.
+fn keep_present(topology: &mut Vec<Step>) {
+    let (mut peers, mut gone, mut exited) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+    for (at, step) in topology.iter().enumerate() {
+        match step {
+            Step::Input(Input::Topology(Topology::Peer(peer))) => {
+                peers.insert((peer.hub, peer.peer), (at, peer.plugin, peer.host));
+            }
+            Step::Input(Input::Topology(Topology::Hub { hub, .. })) => drop(gone.remove(hub)),
+            Step::Input(Input::Topology(Topology::HubGone { hub })) => drop(gone.insert(*hub)),
+            Step::Input(Input::Topology(Topology::ProcessExited { proc, .. })) => {
+                exited.insert(*proc);
+            }
+            _ => {}
+        }
+    }
+    peers.retain(|(hub, _), _| !gone.contains(hub));
+    let latest: BTreeSet<usize> = peers.values().map(|(at, ..)| *at).collect();
+    let parts = |(_, plugin, host): &(_, Option<ProcId>, Option<ProcId>)| [*plugin, *host];
+    let named: BTreeSet<ProcId> = peers.values().flat_map(parts).flatten().collect();
+    let mut at = 0;
+    topology.retain(|step| {
+        at += 1;
+        let Step::Input(Input::Topology(topology)) = step else {
+            return true;
+        };
+        match topology {
+            Topology::Peer(_) => latest.contains(&(at - 1)),
+            Topology::Hub { hub, .. } | Topology::HubGone { hub } => !gone.contains(hub),
+            Topology::Process { proc, .. } | Topology::ProcessExited { proc, .. } => {
+                named.contains(proc) || !exited.contains(proc)
+            }
+        }
+    });
 }
 
 fn file_name(number: u32, code: Code) -> String {
@@ -144,6 +205,8 @@ fn file_name(number: u32, code: Code) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shmtrace_engine::{HubId, PeerId, input::PeerBinding};
+
     use super::*;
 
     fn header() -> Header {
@@ -210,6 +273,61 @@ mod tests {
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert!(notes[0].starts_with("more than 64 findings to record"));
         assert_eq!(flight.notes(), [""; 0]);
+    }
+
+    #[test]
+    fn who_is_who_is_known_of_the_present_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flight = FlightRecorder::new(folder.path().to_owned(), header());
+        let mut tell = |topology| {
+            flight
+                .step(&Step::Input(Input::Topology(topology)))
+                .unwrap();
+        };
+        let hub = HubId(1);
+        let host = ProcId { pid: 1, start: 1 };
+        let path = String::new;
+        tell(Topology::Hub { hub, path: path() });
+        for start in 1..5000 {
+            let plugin = ProcId { pid: 2, start };
+            tell(Topology::Process {
+                proc: plugin,
+                name: path(),
+            });
+            tell(Topology::Peer(PeerBinding {
+                hub,
+                peer: PeerId(3),
+                name: path(),
+                plugin: Some(plugin),
+                host: Some(host),
+                host_end: None,
+                plugin_end: None,
+                flags: 1,
+                certain: true,
+            }));
+            tell(Topology::ProcessExited {
+                proc: plugin,
+                at: Mono(start),
+            });
+            let brief = HubId(1 + u32::try_from(start).unwrap());
+            tell(Topology::Hub {
+                hub: brief,
+                path: path(),
+            });
+            tell(Topology::HubGone { hub: brief });
+        }
+        assert!(
+            flight.topology.len() <= LEAST_TOPOLOGY,
+            "{}",
+            flight.topology.len()
+        );
+        let mut left = flight.topology.clone();
+        keep_present(&mut left);
+        assert_eq!(
+            left.len(),
+            4,
+            "the hub, its peer, that one's process and its end: {left:?}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! steps give the same findings, whoever takes them, so a recording is a bug report, a test and an archive at once. A
 //! line is complete or the last of the file: a recorder that was killed leaves all but the line it was writing.
 
+mod background;
 mod flight;
 mod reader;
 mod writer;

@@ -95,6 +95,11 @@ impl Judge {
         Ok(())
     }
 
+    /// Waits until what is recorded is written.
+    pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
+        self.flight.as_mut().map_or(Ok(()), FlightRecorder::finish)
+    }
+
     /// What was not recorded, and why.
     pub(crate) fn notes(&mut self) -> Vec<String> {
         self.flight

@@ -278,6 +278,7 @@ impl<'a> Session<'a> {
         // The report may go to a slow reader: nothing is traced any more by then.
         drop(self.probes);
         drop(self.canary);
+        self.judge.finish()?;
         self.report.summary(&totals, &self.judge.names)?;
         Ok(self.tally.verdict(
             &self.options.fail_on,
