@@ -52,6 +52,9 @@ pub(crate) const FLOORS: [Tracer; 6] = [
 /// The calls that the old command listed.
 const CALLS: [&str; 5] = ["sendto", "recvfrom", "epoll_wait", "epoll_pwait", "futex"];
 
+/// A tracer that does not end is interrupted once more after this.
+const AGAIN: Duration = Duration::from_secs(3);
+
 /// What tracing itself took; of shmtrace only.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cost {
@@ -258,9 +261,15 @@ impl Attached {
         let resident_kib = resident_kib(pid)?;
         let started = Instant::now();
         process::interrupt(&self.child.0)?;
+        let mut again = AGAIN;
         while self.child.0.try_wait()?.is_none() {
             if started.elapsed() > Duration::from_secs(20) {
                 bail!("{} does not end when it is interrupted", self.tracer.name());
+            }
+            // One that is still being set up may miss it.
+            if started.elapsed() > again {
+                again += AGAIN;
+                process::interrupt(&self.child.0)?;
             }
             thread::sleep(Duration::from_millis(1));
         }
