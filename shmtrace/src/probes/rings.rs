@@ -85,7 +85,7 @@ impl Rings {
             if Kind::from_u8(record.kind).is_some() {
                 each(&record);
             } else {
-                self.drained.foreign += 1;
+                self.drained.foreign = self.drained.foreign.saturating_add(1);
             }
             match self.first(cpu) {
                 Some(at) => self.next[place].1 = at,
