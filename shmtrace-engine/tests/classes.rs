@@ -540,7 +540,7 @@ fn quiet_is_fine_where_nobody_expects_progress_or_somebody_works() {
 
 fn memory(current: u64, oom_kills: u64, limit_hits: u64) -> MemoryObservation {
     MemoryObservation {
-        at: shmtrace_engine::Mono(0),
+        at: Mono(0),
         cgroup: "/build".to_owned(),
         current,
         max: Some(1 << 30),
