@@ -275,6 +275,22 @@ fn a_broken_ring_is_said_once() {
     assert_eq!(said(&world, State::Missed), [Code::RingCorrupt]);
 }
 
+/// Peer 0 is another process from now on, with this end of a doorbell.
+fn bind_next(world: &mut World, plugin_end: Option<SocketInode>) {
+    world.thread(Tid(900), 900, "plugin", 1);
+    world.tell(Input::Topology(Topology::Peer(PeerBinding {
+        hub: HUB,
+        peer: PeerId(0),
+        name: String::new(),
+        plugin: Some(proc_of(900)),
+        host: Some(proc_of(100)),
+        host_end: plugin_end.map(|end| SocketInode(end.0 - 1000)),
+        plugin_end,
+        flags: 1,
+        certain: true,
+    })));
+}
+
 #[test]
 fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
     // However short the watch: a plugin that rang has begun.
@@ -296,18 +312,7 @@ fn a_head_that_moves_back_is_a_broken_ring_unless_the_plugin_is_new() {
             world.wait(3000 * MS);
             world.assert_clean();
             world.hub.violations.clear();
-            world.thread(Tid(900), 900, "plugin", 1);
-            world.tell(Input::Topology(Topology::Peer(PeerBinding {
-                hub: HUB,
-                peer: PeerId(0),
-                name: String::new(),
-                plugin: Some(proc_of(900)),
-                host: Some(proc_of(100)),
-                host_end: None,
-                plugin_end: None,
-                flags: 1,
-                certain: true,
-            })));
+            bind_next(&mut world, None);
         }
         world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
         world.wait(1500 * MS);
@@ -324,19 +329,8 @@ fn a_ring_that_began_anew_while_nobody_looked_is_not_broken() {
     world.wait(3000 * MS);
     world.kill(plugin(0));
     world.ring_of(to_peer(0)).indexes = Indexes { head: 0, tail: 0 };
-    world.thread(Tid(900), 900, "plugin", 1);
     let end = SocketInode(2900);
-    world.tell(Input::Topology(Topology::Peer(PeerBinding {
-        hub: HUB,
-        peer: PeerId(0),
-        name: String::new(),
-        plugin: Some(proc_of(900)),
-        host: Some(proc_of(100)),
-        host_end: Some(SocketInode(1900)),
-        plugin_end: Some(end),
-        flags: 1,
-        certain: true,
-    })));
+    bind_next(&mut world, Some(end));
     let now = world.now + 300 * MS;
     world.tell(Input::Event(Event {
         at: Mono(now - 200 * MS),

@@ -35,11 +35,11 @@ const EPOLL_WAIT: u16 = 232;
 /// The host's main thread.
 pub const HOST: Tid = Tid(100);
 
-/// The main thread of a plugin.
 /// Flags of a peer entry (`hub-format`).
 const ACTIVE: u32 = 1;
 const DEAD: u32 = 1 << 2;
 
+/// The main thread of a plugin.
 pub const fn plugin(peer: u16) -> Tid {
     Tid(200 + 100 * peer as u32)
 }

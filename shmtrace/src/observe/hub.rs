@@ -16,8 +16,13 @@ use crate::{
 /// Scans of which all must show a contradiction in the free lists before it is reported.
 const SCANS: usize = 3;
 
-/// See [`Observer::hub`](super::Observer::hub). All but whether everybody sleeps.
-pub(super) fn observe(world: &Discovery, hub: &Hub, seen: &mut CallsSeen) -> HubObservation {
+/// See [`Observer::hub`](super::Observer::hub) and [`Observer::sparing_threads`](super::Observer::sparing_threads).
+pub(super) fn observe(
+    world: &Discovery,
+    hub: &Hub,
+    seen: &mut CallsSeen,
+    spare_threads: bool,
+) -> HubObservation {
     let at = mono_now();
     let scan = hub.reader().scan_slots();
     // Rings after slots: a slot that is sent between the two is referred to when the rings are read.
@@ -47,19 +52,22 @@ pub(super) fn observe(world: &Discovery, hub: &Hub, seen: &mut CallsSeen) -> Hub
     if !hub.entries().is_empty() {
         violations.extend(lasting_problems(hub.reader(), &scan));
     }
+    let classes: Vec<_> = scan
+        .classes
+        .iter()
+        .map(crate::hub::ClassSlots::observation)
+        .collect();
+    let in_doubt = !orphans.is_empty() || classes.iter().any(|class| class.free == 0);
+    let look = in_doubt || !spare_threads;
     HubObservation {
         hub: hub.id(),
         at,
-        classes: scan
-            .classes
-            .iter()
-            .map(crate::hub::ClassSlots::observation)
-            .collect(),
+        classes,
         orphans,
         calls: calls.descriptors,
         peers: peers(world, hub),
         violations,
-        all_asleep: None,
+        all_asleep: look.then(|| all_asleep(world, hub)).flatten(),
     }
 }
 
@@ -139,7 +147,7 @@ fn peers(world: &Discovery, hub: &Hub) -> Vec<PeerEntryObservation> {
 
 /// Every thread of every process that maps the hub sleeps, and slept from the first to the last look at any of them.
 /// `None` if some could not be seen.
-pub(super) fn all_asleep(world: &Discovery, hub: &Hub) -> Option<bool> {
+fn all_asleep(world: &Discovery, hub: &Hub) -> Option<bool> {
     let mut buffer = Vec::with_capacity(512);
     let mut seen: Vec<(&Process, Tid, u64)> = Vec::new();
     for pid in hub.participants() {

@@ -72,12 +72,8 @@ impl Observer {
     pub fn hub(&mut self, world: &mut Discovery, id: HubId) -> Option<HubObservation> {
         self.calls.retain(|hub, _| world.hub(*hub).is_some());
         let hub = world.hub(id)?;
-        let mut seen = hub::observe(world, hub, self.calls.entry(id).or_default());
-        let in_doubt = !seen.orphans.is_empty() || seen.classes.iter().any(|class| class.free == 0);
-        if in_doubt || !self.spares_threads {
-            seen.all_asleep = hub::all_asleep(world, hub);
-        }
-        Some(seen)
+        let calls = self.calls.entry(id).or_default();
+        Some(hub::observe(world, hub, calls, self.spares_threads))
     }
 
     /// The memory limits that hold for these processes: one observation for each different cgroup.

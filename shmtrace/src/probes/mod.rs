@@ -146,9 +146,7 @@ impl Probes {
         let (failed_sends, at_calls) = attach_all(&mut ebpf, &btf, failed_sends)?;
         drop(btf);
         return_freed_memory();
-        let mut probes = Self::open_maps(ebpf, cpus, room, failed_sends)?;
-        probes.at_calls = at_calls;
-        Ok(probes)
+        Self::open_maps(ebpf, cpus, room, failed_sends, at_calls)
     }
 
     fn open_maps(
@@ -156,6 +154,7 @@ impl Probes {
         cpus: u32,
         room: u32,
         failed_sends: FailedSends,
+        at_calls: bool,
     ) -> Result<Self, ProbeError> {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .inspect_err(|e| tracing::debug!("no log from the probes: {e}"))
@@ -176,7 +175,7 @@ impl Probes {
             wakeups: Some(take(&mut ebpf, "WAKEUPS")?),
             logger,
             failed_sends,
-            at_calls: false,
+            at_calls,
             ebpf,
         })
     }
@@ -260,10 +259,13 @@ impl Probes {
     /// Hands the records that are there now to `each`, in the order of their times, `most` at a time: as long as there are
     /// more, the next call goes on with those that were there at the first.
     pub fn drain(&mut self, most: usize, each: impl FnMut(&Record)) -> Drained {
-        if let Some(logger) = &mut self.logger {
+        let drained = self.rings.drain(most, each);
+        if let Some(logger) = &mut self.logger
+            && !drained.more
+        {
             logger.flush();
         }
-        self.rings.drain(most, each)
+        drained
     }
 
     /// What wakes a reader that [rests](Self::rest). Within a runtime, and once.
