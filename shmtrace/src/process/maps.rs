@@ -39,18 +39,26 @@ impl MapEntry {
 pub fn parse_maps(bytes: &[u8]) -> Vec<MapEntry> {
     bytes
         .split(|byte| *byte == b'\n')
+        .filter(|line| is_shared(line))
         .filter_map(parse_line)
         .collect()
+}
+
+/// The same of every file that is mapped, shared or not.
+pub(super) fn parse_files(bytes: &[u8]) -> impl Iterator<Item = MapEntry> {
+    bytes.split(|byte| *byte == b'\n').filter_map(parse_line)
+}
+
+fn is_shared(mut line: &[u8]) -> bool {
+    let permissions = word(&mut line).and_then(|_range| word(&mut line));
+    permissions.is_some_and(|permissions| permissions.get(3) == Some(&b's'))
 }
 
 /// `start-end perms offset major:minor inode   path`
 fn parse_line(line: &[u8]) -> Option<MapEntry> {
     let mut rest = line;
     let range = word(&mut rest)?;
-    let permissions = word(&mut rest)?;
-    if permissions.get(3) != Some(&b's') {
-        return None;
-    }
+    let _permissions = word(&mut rest)?;
     let offset = hexadecimal(word(&mut rest)?)?;
     let device = word(&mut rest)?;
     let inode = std::str::from_utf8(word(&mut rest)?).ok()?.parse().ok()?;

@@ -1,7 +1,10 @@
 //! Reading a process's memory without making it do anything: not a page is brought in for it. A page that is not there may
 //! belong to a file on a server that does not answer, and whoever asks for it waits.
 
-use std::os::fd::AsFd as _;
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
 
 use rustix::fs::OFlags;
 
@@ -13,52 +16,73 @@ const SWAPPED: u64 = 1 << 62;
 /// Entries are read so many at a time.
 const ENTRIES: usize = 512;
 
-impl Process {
+/// A process's memory, for several reads.
+pub(super) struct Memory {
+    bytes: OwnedFd,
+    pages: OwnedFd,
+}
+
+impl Memory {
     /// Bytes from `address` on, as far as they are there: fewer than asked for, or none, where they are not.
-    pub(super) fn read_memory(&self, address: u64, buffer: &mut [u8]) -> usize {
-        let there = self.bytes_there(address, buffer.len());
-        let Ok(memory) = self.open_at("mem", OFlags::RDONLY) else {
-            return 0;
-        };
+    pub(super) fn read(&self, address: u64, buffer: &mut [u8]) -> usize {
+        let there = bytes_there(self.pages.as_fd(), address, buffer.len());
         let mut filled = 0;
         while filled < there {
             let at = address.saturating_add(filled as u64);
-            match rustix::io::pread(memory.as_fd(), &mut buffer[filled..there], at) {
+            match rustix::io::pread(&self.bytes, &mut buffer[filled..there], at) {
                 Ok(0) | Err(_) => break,
                 Ok(read) => filled += read,
             }
         }
         filled
     }
+}
+
+impl Process {
+    /// Its memory.
+    pub(super) fn memory(&self) -> io::Result<Memory> {
+        Ok(Memory {
+            bytes: self.open_at("mem", OFlags::RDONLY)?,
+            pages: self.open_at("pagemap", OFlags::RDONLY)?,
+        })
+    }
+
+    /// One read of it; nothing where it may not be read.
+    pub(super) fn read_memory(&self, address: u64, buffer: &mut [u8]) -> usize {
+        self.memory()
+            .map_or(0, |memory| memory.read(address, buffer))
+    }
 
     /// How many of these bytes are there.
     pub(super) fn bytes_there(&self, address: u64, bytes: usize) -> usize {
-        let page = rustix::param::page_size() as u64;
-        let Some(end) = address.checked_add(bytes as u64) else {
-            return 0;
-        };
-        let Ok(pages) = self.open_at("pagemap", OFlags::RDONLY) else {
-            return 0;
-        };
-        let mut number = address / page;
-        let mut entries = [0; ENTRIES * 8];
-        while number * page < end {
-            let wanted = (end.div_ceil(page) - number).min(ENTRIES as u64) as usize;
-            let read = rustix::io::pread(&pages, &mut entries[..wanted * 8], number * 8);
-            let read = read.unwrap_or(0);
-            let there = entries[..read]
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .take_while(|entry| u64::from_ne_bytes(**entry) & (PRESENT | SWAPPED) != 0)
-                .count();
-            number += there as u64;
-            if there < wanted {
-                break;
-            }
-        }
-        usize::try_from((number * page).min(end).saturating_sub(address)).unwrap_or(0)
+        self.open_at("pagemap", OFlags::RDONLY)
+            .map_or(0, |pages| bytes_there(pages.as_fd(), address, bytes))
     }
+}
+
+fn bytes_there(pages: BorrowedFd<'_>, address: u64, bytes: usize) -> usize {
+    let page = rustix::param::page_size() as u64;
+    let Some(end) = address.checked_add(bytes as u64) else {
+        return 0;
+    };
+    let mut number = address / page;
+    let mut entries = [0; ENTRIES * 8];
+    while number * page < end {
+        let wanted = (end.div_ceil(page) - number).min(ENTRIES as u64) as usize;
+        let read = rustix::io::pread(pages, &mut entries[..wanted * 8], number * 8);
+        let read = read.unwrap_or(0);
+        let there = entries[..read]
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .take_while(|entry| u64::from_ne_bytes(**entry) & (PRESENT | SWAPPED) != 0)
+            .count();
+        number += there as u64;
+        if there < wanted {
+            break;
+        }
+    }
+    usize::try_from((number * page).min(end).saturating_sub(address)).unwrap_or(0)
 }
 
 #[cfg(test)]

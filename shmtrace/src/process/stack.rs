@@ -5,11 +5,11 @@
 //! of such records: each further up the stack, each with a return address into code right behind a call. A program without
 //! frame pointers has no such chain, and none is made up.
 
-use std::{collections::BTreeSet, io, ops::Range};
+use std::{collections::BTreeSet, io};
 
 use shmtrace_engine::input::BlockedCall;
 
-use super::Process;
+use super::{MapEntry, Process, maps::parse_files};
 
 /// Bytes of the stack that are searched and followed.
 const WINDOW: usize = 256 << 10;
@@ -25,17 +25,20 @@ impl Process {
     /// no chain of frame pointers.
     pub fn user_stack(&self, call: &BlockedCall) -> io::Result<Vec<u64>> {
         let code = self.code_ranges()?;
+        let memory = self.memory().ok();
+        let read = |address: u64, buffer: &mut [u8]| {
+            let memory = memory.as_ref();
+            memory.map_or(0, |memory| memory.read(address, buffer))
+        };
         let mut stack = vec![0; WINDOW];
-        let filled = self.read_memory(call.sp, &mut stack);
+        let filled = read(call.sp, &mut stack);
         stack.truncate(filled);
         let is_return = |address: u64| {
             let inside = code
                 .iter()
                 .any(|(start, end)| (start.saturating_add(8)..*end).contains(&address));
             let mut before = [0; 8];
-            inside
-                && self.read_memory(address - 8, &mut before) == before.len()
-                && follows_a_call(before)
+            inside && read(address - 8, &mut before) == before.len() && follows_a_call(before)
         };
         let mut frames = vec![call.pc];
         frames.extend(chain(&stack, call.sp, is_return));
@@ -48,9 +51,13 @@ impl Process {
         if self.read_into("maps", &mut maps).is_err() {
             return true;
         }
-        let devices: BTreeSet<(u32, u32)> = files(&maps)
-            .filter(|(range, _)| addresses.iter().any(|address| range.contains(address)))
-            .map(|(_, device)| device)
+        let lies_in = |entry: &MapEntry| {
+            let range = entry.start..entry.end;
+            addresses.iter().any(|address| range.contains(address))
+        };
+        let devices: BTreeSet<(u32, u32)> = parse_files(&maps)
+            .filter(lies_in)
+            .map(|entry| (entry.file.major, entry.file.minor))
             .collect();
         devices.into_iter().any(|device| self.may_block(device))
     }
@@ -61,23 +68,6 @@ impl Process {
         self.read_into("maps", &mut maps)?;
         Ok(code_ranges(&maps))
     }
-}
-
-/// Where files are mapped, and their devices, by the lines of `/proc/PID/maps`.
-fn files(maps: &[u8]) -> impl Iterator<Item = (Range<u64>, (u32, u32))> {
-    maps.split(|byte| *byte == b'\n').filter_map(|line| {
-        let text = String::from_utf8_lossy(line);
-        let mut words = text.split_ascii_whitespace();
-        let (start, end) = words.next()?.split_once('-')?;
-        let (major, minor) = words.nth(2)?.split_once(':')?;
-        let is_file = words.next()? != "0";
-        let address = |text| u64::from_str_radix(text, 16).ok();
-        let number = |text| u32::from_str_radix(text, 16).ok();
-        is_file.then_some((
-            address(start)?..address(end)?,
-            (number(major)?, number(minor)?),
-        ))
-    })
 }
 
 /// Begin and end of each executable mapping among the lines of `/proc/PID/maps`.
@@ -225,7 +215,9 @@ mod tests {
             2000-3000 rw-p 00000000 00:00 0 \n\
             rubbish\n\
             ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]\n";
-        let files: Vec<_> = files(maps).collect();
+        let files: Vec<_> = parse_files(maps)
+            .map(|entry| (entry.start..entry.end, (entry.file.major, entry.file.minor)))
+            .collect();
         assert_eq!(files, [(0x1000..0x2000, (0xfe, 1))]);
     }
 
