@@ -39,7 +39,7 @@ impl Dismissed {
 
     /// It was no hub. True if it is young, so that it may become one.
     pub(crate) fn add(&mut self, file: FileKey, now: Mono) -> bool {
-        if self.files.len() >= MAX_FILES {
+        if self.files.len() >= MAX_FILES && !self.files.contains_key(&file) {
             self.files.clear();
         }
         let known = self.files.entry(file).or_insert(Dismissal {
@@ -86,5 +86,24 @@ mod tests {
         assert!(!dismissed.add(file, Mono(YOUNG)));
         assert!(!dismissed.is_due(file, Mono(YOUNG + 1)));
         assert!(dismissed.is_due(file, Mono(YOUNG + AGAIN)));
+    }
+    #[test]
+    fn with_more_files_than_are_remembered_all_are_looked_at_anew() {
+        let mut dismissed = Dismissed::default();
+        let file = |inode| FileKey {
+            major: 1,
+            minor: 2,
+            inode,
+        };
+        // Looked at when they were no longer young.
+        for at in [0, YOUNG] {
+            for inode in 0..MAX_FILES as u64 {
+                dismissed.add(file(inode), Mono(at));
+            }
+        }
+        assert!(!dismissed.is_due(file(0), Mono(YOUNG + 1)));
+        dismissed.add(file(MAX_FILES as u64), Mono(YOUNG));
+        assert!(dismissed.is_due(file(0), Mono(YOUNG + 1)));
+        assert_eq!(dismissed.files.len(), 1);
     }
 }

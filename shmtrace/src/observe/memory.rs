@@ -304,6 +304,25 @@ mod tests {
     }
 
     #[test]
+    fn limits_far_above_are_not_seen() {
+        for (depth, seen) in [(MAX_DEPTH - 1, Some(4096)), (MAX_DEPTH, None)] {
+            let below = "b/".repeat(depth);
+            let deepest = format!("a/{below}");
+            let (_folder, hierarchy) = hierarchy(
+                Version::Two,
+                &[
+                    (&deepest, "memory.current", "100\n"),
+                    (&deepest, "memory.max", "max\n"),
+                    ("a", "memory.current", "4000\n"),
+                    ("a", "memory.max", "4096\n"),
+                ],
+            );
+            let path = format!("/{}", deepest.trim_end_matches('/'));
+            assert_eq!(tightest(&hierarchy, &path).unwrap().max, seen, "{depth}");
+        }
+    }
+
+    #[test]
     fn v1_knows_no_limit_as_a_huge_one() {
         let (_folder, hierarchy) = hierarchy(
             Version::One,

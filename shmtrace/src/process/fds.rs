@@ -229,6 +229,39 @@ mod tests {
     }
 
     #[test]
+    fn of_very_many_epoll_instances_the_first_are_looked_into() {
+        let instance = || epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut kept: Vec<_> = (0..MAX_POLLS).map(|_| instance()).collect();
+        let (left, _right) = UnixDatagram::pair().unwrap();
+        // The first fd that is free may be one that another test has closed.
+        let last = kept
+            .iter()
+            .map(std::os::fd::AsRawFd::as_raw_fd)
+            .max()
+            .unwrap();
+        let poll = loop {
+            let poll = instance();
+            if poll.as_raw_fd() > last {
+                break poll;
+            }
+            kept.push(poll);
+        };
+        let in_it = epoll::EventFlags::IN;
+        epoll::add(&poll, &left, epoll::EventData::new_u64(1), in_it).unwrap();
+        let process = Process::open(std::process::id()).unwrap();
+        let inode = process
+            .socket_of(Tid(process.id().pid), left.as_raw_fd().cast_unsigned())
+            .unwrap();
+        let is_watched = || {
+            let sockets = process.sockets(&mut Vec::new()).unwrap();
+            sockets.watched.contains(&inode)
+        };
+        assert!(!is_watched());
+        drop(kept);
+        assert!(is_watched());
+    }
+
+    #[test]
     fn fds_that_are_not_looked_at_are_known() {
         let (_left, _right) = UnixDatagram::pair().unwrap();
         let process = Process::open(std::process::id()).unwrap();

@@ -210,6 +210,19 @@ mod tests {
     }
 
     #[test]
+    fn a_stack_without_end_is_cut() {
+        // Each record four words above the one before.
+        let records: Vec<(usize, u64)> = (0..2 * MAX_FRAMES).map(|at| (4 * at, 0x1001)).collect();
+        let mut words = vec![0_u64; 8 * MAX_FRAMES];
+        for (at, address) in &records {
+            words[*at] = BASE + (*at as u64 + 4) * 8;
+            words[at + 1] = *address;
+        }
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(chain(&bytes, BASE, is_code).len(), MAX_FRAMES);
+    }
+
+    #[test]
     fn files_and_their_devices_are_read() {
         let maps = b"1000-2000 r-xp 00000000 fe:01 12 /usr/bin/x\n\
             2000-3000 rw-p 00000000 00:00 0 \n\

@@ -18,7 +18,7 @@ pub struct Modules {
 }
 
 /// A process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seen {
     name: String,
     /// By first address.
@@ -50,15 +50,10 @@ impl Modules {
                 continue;
             };
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let seen = self.processes.entry(pid).or_insert_with(|| Seen {
-                name: String::new(),
-                mappings: BTreeMap::new(),
-            });
+            let seen = self.processes.entry(pid).or_default();
             // The last name counts: before exec it is that of the parent.
             name.trim_end().clone_into(&mut seen.name);
-            for (start, mapping) in maps.lines().filter_map(parse_line).take(MAX_MAPPINGS) {
-                seen.mappings.insert(start, mapping);
-            }
+            seen.keep(&maps);
         }
     }
 
@@ -85,6 +80,14 @@ impl Modules {
         } else {
             Path::new(path).to_owned()
         }
+    }
+}
+
+impl Seen {
+    /// Adds the executable ones of these lines of `/proc/PID/maps`.
+    fn keep(&mut self, maps: &str) {
+        let executable = maps.lines().filter_map(parse_line);
+        self.mappings.extend(executable.take(MAX_MAPPINGS));
     }
 }
 
@@ -128,6 +131,28 @@ mod tests {
             parse_line("7f-8f r-xp 0 00:00 0 ").is_some_and(|(_, anon)| &*anon.path == "//anon")
         );
         assert!(parse_line("rubbish").is_none());
+    }
+
+    #[test]
+    fn of_very_many_mappings_the_first_are_kept() {
+        use std::fmt::Write as _;
+
+        let mut maps = String::new();
+        for at in 1..=MAX_MAPPINGS + 1 {
+            let start = at << 13;
+            writeln!(maps, "{start:x}-{:x} r--p 0 fe:01 12 /data", start + 4096).unwrap();
+            writeln!(
+                maps,
+                "{:x}-{:x} r-xp 0 fe:01 13 /code",
+                start + 4096,
+                start + 8192
+            )
+            .unwrap();
+        }
+        let mut modules = Modules::default();
+        modules.processes.entry(1).or_default().keep(&maps);
+        let in_code = |at: usize| modules.find(1, (at as u64) << 13 | 4096).is_some();
+        assert!(in_code(1) && in_code(MAX_MAPPINGS) && !in_code(MAX_MAPPINGS + 1));
     }
 
     #[test]

@@ -91,6 +91,12 @@ impl<R: BufRead> Recording<R> {
             return Ok(None);
         }
         if self.buffer.last() != Some(&b'\n') {
+            if read as u64 == LONGEST_LINE {
+                return Err(ReadError::Damaged {
+                    line: self.line,
+                    what: format!("it is longer than {} MiB", LONGEST_LINE >> 20),
+                });
+            }
             self.cut = true;
             return Ok(None);
         }
@@ -105,6 +111,8 @@ impl<R: BufRead> Recording<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     const HEADER: &str = r#"{"recording":"shmtrace","format":1,"version":"0.1.0","start_time":"2026-01-01T00:00:00Z","start_mono_ns":5,"kernel":"6","roots":[1],"grace_ns":7,"expect_progress_ns":null}"#;
@@ -131,6 +139,18 @@ mod tests {
             recording.next_step(),
             Err(ReadError::Damaged { line: 3, .. })
         ));
+    }
+
+    #[test]
+    fn a_line_without_end_is_damage_and_not_the_end() {
+        let endless = io::BufReader::new(io::repeat(b' '));
+        let text = format!("{HEADER}\n");
+        let mut recording = Recording::open(text.as_bytes().chain(endless)).unwrap();
+        let refused = recording.next_step();
+        assert!(
+            matches!(&refused, Err(ReadError::Damaged { line: 2, what }) if what.contains("64 MiB")),
+            "{refused:?}"
+        );
     }
 
     #[test]

@@ -81,20 +81,21 @@ fn a_canary_is_found_and_is_no_finding() {
     );
 }
 
-/// The tables of the probes of a watch, by name.
+/// A table of the probes of a watch, by name.
 pub(crate) fn table(watch: u32, name: &str) -> MapData {
-    let infos = fs::read_dir(format!("/proc/{watch}/fdinfo")).unwrap();
+    find_table(watch, name).unwrap_or_else(|| panic!("no table {name}"))
+}
+
+/// The same of a process that may not have come to it yet.
+pub(crate) fn find_table(pid: u32, name: &str) -> Option<MapData> {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).ok()?;
     let ids = infos.filter_map(|info| {
         let text = fs::read_to_string(info.ok()?.path()).ok()?;
         text.lines()
             .find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok())
     });
-    let tables = ids.map(|id| MapData::from_id(id).unwrap());
-    let named = |table: &MapData| table.info().unwrap().name_as_str() == Some(name);
-    tables
-        .into_iter()
-        .find(named)
-        .unwrap_or_else(|| panic!("no table {name}"))
+    let mut tables = ids.filter_map(|id| MapData::from_id(id).ok());
+    tables.find(|table| table.info().unwrap().name_as_str() == Some(name))
 }
 
 /// As when the probes lose sight of it, whatever the reason.
@@ -194,6 +195,31 @@ fn a_canary_that_dies_is_missed() {
     assert_eq!(ran.code, Some(4), "{ran:?}");
     assert!(ran.stderr.contains("BLIND"), "{ran:?}");
     assert!(ran.stdout.contains(": BLIND"), "{ran:?}");
+}
+
+/// Its plugin is stopped: what is seen then is not what was planted.
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn a_canary_that_is_stopped_is_missed_until_it_runs_again() {
+    let host = Host::healthy(Kind::Sim);
+    let mut watch = shmtrace(&["--canary", "1s", "--format", "json"]);
+    let mut watch = Target::start(watch.args(["--pid-tree", &host.arg()]));
+    assert_eq!(json(&watch.line())["type"], "header");
+    let [_, plugin] = birds(watch.pid());
+    for (sent, state) in [(Signal::STOP, "blind"), (Signal::CONT, "found")] {
+        signal(plugin, sent);
+        let news = json(&watch.line());
+        assert_eq!(
+            (&news["type"], &news["state"]),
+            (&"canary".into(), &state.into()),
+            "{news}"
+        );
+    }
+    signal(watch.pid(), Signal::INT);
+    let summary = json(&watch.line());
+    assert_eq!(summary["canary"]["blind"], true, "{summary}");
+    assert_eq!(summary["findings"], serde_json::json!({}), "{summary}");
+    assert_eq!(watch.code(), Some(4), "{summary}");
 }
 
 /// Orders that come all at once, as to a host that was stopped, leave the plugin as one by one would.

@@ -1,8 +1,23 @@
 //! `shmtrace profile`: who burns the CPU, who waits, and in which function.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
 
-use crate::support::{Ran, Target, run, shmtrace, without_call};
+use aya::{
+    Pod,
+    maps::{HashMap, Map},
+};
+use shmtrace_common::profile::{
+    MAX_PLACES, MAX_SAMPLED_PROCESSES, MAX_WAITING, NO_STACK, Place, Waiting,
+};
+
+use crate::{
+    canary::find_table,
+    support::{Ran, Target, eventually, run, shmtrace, without_call},
+};
 
 /// Two processes: one that computes, and one that sleeps a little again and again.
 fn busy_and_idle() -> Target {
@@ -26,6 +41,82 @@ fn samples_are_where_the_cpu_is_burnt() {
     assert!(total > 20, "{ran:?}");
     assert!(busy > total / 2, "{ran:?}");
     assert!(ran.stderr.contains(&format!("{total} samples")), "{ran:?}");
+}
+
+/// The two of [`busy_and_idle`], and two more when it is told to.
+const GROWING: &str = "bash -c 'while :; do :; done' & bash -c 'while :; do sleep 0.02; done' & \
+    echo up; read -r; sleep 1000 & sleep 1000 & wait";
+
+/// The tables are filled by the test, as by more processes, places and threads than most machines have.
+#[test]
+#[ignore = "privileged: run by cargo xtask test"]
+fn what_full_tables_do_not_take_is_said() {
+    fn fill<K: Pod, V: Pod>(profile: u32, table: &str, entries: impl Iterator<Item = (K, V)>) {
+        let table = find_table(profile, table).unwrap();
+        let mut table = HashMap::<_, K, V>::try_from(Map::HashMap(table)).unwrap();
+        let mut entries = entries;
+        assert!(entries.any(|(key, value)| table.insert(key, value, 0).is_err()));
+    }
+    // Numbers that no process has.
+    let pids = |most| (1 << 30)..=(1 << 30) + most;
+    let place = |pid| Place {
+        pid,
+        user: NO_STACK,
+        kernel: NO_STACK,
+        pad: 0,
+        comm: [0; 16],
+    };
+    for (regime, said) in [
+        (["--frequency", "999"], ["samples", "processes"]),
+        (["--off-cpu", "--quiet"], ["waits", "processes"]),
+    ] {
+        let mut script = Command::new("bash");
+        let (mut target, mut input) = Target::start_with_input(script.args(["-c", GROWING]));
+        target.line();
+        let tree = target.arg();
+        let mut profile = shmtrace(&["profile", "--duration", "3s", "--pid-tree", &tree]);
+        let profile = profile
+            .args(regime)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let profile = profile.spawn().unwrap();
+        let entered = || {
+            let table = find_table(profile.id(), "TREE");
+            let tree =
+                table.and_then(|tree| HashMap::<_, u32, u32>::try_from(Map::HashMap(tree)).ok());
+            tree.is_some_and(|tree| tree.keys().count() >= 3)
+        };
+        assert!(eventually(entered));
+        fill(
+            profile.id(),
+            "TREE",
+            pids(MAX_SAMPLED_PROCESSES).map(|pid| (pid, 1_u32)),
+        );
+        if regime[0] == "--off-cpu" {
+            let waiting = |pid| Waiting {
+                since: 0,
+                place: place(pid),
+            };
+            fill(
+                profile.id(),
+                "WAITING",
+                pids(MAX_WAITING).map(|pid| (pid, waiting(pid))),
+            );
+        } else {
+            fill(
+                profile.id(),
+                "PLACES",
+                pids(MAX_PLACES).map(|pid| (place(pid), 0_u64)),
+            );
+        }
+        input.write_all(b"grow\n").unwrap();
+        let ran = Ran::from(profile.wait_with_output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        for what in said {
+            let full = format!(" {what} not kept");
+            assert!(ran.stderr.contains(&full), "{what}: {}", ran.stderr);
+        }
+    }
 }
 
 #[test]

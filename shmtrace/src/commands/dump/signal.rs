@@ -149,3 +149,28 @@ fn answer(asked: Asked) -> Vec<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn of_a_long_answer_the_beginning_is_shown_and_it_is_said() {
+        let mut file = tempfile::tempfile().unwrap();
+        let before = b"printed before\n";
+        file.write_all(before).unwrap();
+        file.write_all(&b"answer\n".repeat(MAX_ANSWER as usize / 4))
+            .unwrap();
+        let lines = answer(Asked {
+            process: Process::open(std::process::id()).unwrap(),
+            name: "talker".into(),
+            output: Output::File(file, before.len() as u64),
+        });
+        assert_eq!(lines[1], "  answer");
+        assert!(!lines.iter().any(|line| line.contains("before")));
+        assert_eq!(lines.last().unwrap(), "  ... (the first 1024 KiB of it)");
+        assert!(lines.iter().map(String::len).sum::<usize>() < 2 * MAX_ANSWER as usize);
+    }
+}
