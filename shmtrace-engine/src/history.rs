@@ -227,7 +227,7 @@ impl History {
     pub(crate) fn event(&mut self, event: &Event) {
         let most = self.most(MOST_EVENTS);
         shrink(&mut self.events, most - 1);
-        self.events.push_back(event.clone());
+        self.events.push_back(*event);
     }
 
     /// The latest events up to `at`, oldest first.

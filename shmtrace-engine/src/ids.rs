@@ -1,6 +1,6 @@
 //! Names of things: newtypes, so that a pid is never taken for a peer id.
 
-use core::fmt;
+use core::{cmp::Ordering, fmt};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -69,8 +69,8 @@ impl fmt::Display for Direction {
     }
 }
 
-/// One direction of one peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// One direction of one peer. Lanes are ordered by their fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LaneId {
     /// The hub.
@@ -79,4 +79,42 @@ pub struct LaneId {
     pub peer: PeerId,
     /// The direction.
     pub direction: Direction,
+}
+
+impl LaneId {
+    /// All three fields in one number: lanes are looked up for every record.
+    const fn number(self) -> u64 {
+        (self.hub.0 as u64) << 17 | (self.peer.0 as u64) << 1 | self.direction as u64
+    }
+}
+
+impl Ord for LaneId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number().cmp(&other.number())
+    }
+}
+
+impl PartialOrd for LaneId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_ordered_by_hub_then_peer_then_direction() {
+        let all = [0, 1, u32::MAX].into_iter().flat_map(|hub| {
+            [0, 1, u16::MAX].into_iter().flat_map(move |peer| {
+                [Direction::ToPeer, Direction::ToHost].map(|direction| LaneId {
+                    hub: HubId(hub),
+                    peer: PeerId(peer),
+                    direction,
+                })
+            })
+        });
+        assert!(all.is_sorted_by(|one, next| one < next));
+    }
 }

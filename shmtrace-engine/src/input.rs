@@ -127,7 +127,7 @@ pub struct PeerRings {
 }
 
 /// One record of the probes, decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Event {
     /// When (taken in the probe before the record was reserved).
@@ -143,7 +143,7 @@ pub struct Event {
 }
 
 /// What a thread did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum EventKind {
     /// A send on a doorbell end returned: a token was queued on the *other* end (`result` > 0), or was not

@@ -1,70 +1,58 @@
 //! Events in the order of their times.
 //!
-//! The records of one CPU come in order, so those of all CPUs only have to be merged; what comes out of order all the same
-//! is put where it belongs.
+//! The daemon hands over what all CPUs have in that order already. What was still being written then comes later than it
+//! belongs, and is kept apart until its turn has come.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque, binary_heap::PeekMut},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{ids::Mono, input::Event};
 
 /// Events that wait for their turn.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    /// One queue for each CPU, oldest event first.
-    cpus: Vec<VecDeque<Event>>,
-    /// When each queue's first event happened. An event that was put before the first one makes a second entry for its
-    /// queue; the other is out of date then and is passed over.
-    firsts: BinaryHeap<Reverse<(Mono, u16)>>,
-    len: usize,
+    /// Those that came in order.
+    sorted: VecDeque<Event>,
+    /// Those that came after a later one, by their times, and of equal times by their arrival.
+    late: BTreeMap<(Mono, u64), Event>,
+    /// Late ones so far.
+    number: u64,
 }
 
 impl Pending {
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.sorted.len() + self.late.len()
     }
 
-    pub(crate) fn push(&mut self, event: Event) {
-        let (at, cpu) = (event.at, event.cpu);
-        if self.cpus.len() <= usize::from(cpu) {
-            self.cpus.resize_with(usize::from(cpu) + 1, VecDeque::new);
-        }
-        let queue = &mut self.cpus[usize::from(cpu)];
-        self.len += 1;
-        if queue.back().is_some_and(|last| last.at <= at) {
-            queue.push_back(event);
-            return;
-        }
-        let place = queue.partition_point(|before| before.at <= at);
-        queue.insert(place, event);
-        if place == 0 {
-            self.firsts.push(Reverse((at, cpu)));
+    pub(crate) fn push(&mut self, event: &Event) {
+        if self.sorted.back().is_none_or(|last| last.at <= event.at) {
+            self.sorted.push_back(*event);
+        } else {
+            self.number += 1;
+            self.late.insert((event.at, self.number), *event);
         }
     }
 
     /// The first event of all, if it happened by `until`.
-    pub(crate) fn pop_until(&mut self, until: Mono) -> Option<Event> {
-        loop {
-            let mut first = self.firsts.peek_mut()?;
-            let Reverse((at, cpu)) = *first;
-            let queue = &mut self.cpus[usize::from(cpu)];
-            if queue.front().is_none_or(|event| event.at != at) {
-                PeekMut::pop(first);
-                continue;
-            }
-            if at > until {
-                return None;
-            }
-            let event = queue.pop_front();
-            match queue.front() {
-                Some(next) => *first = Reverse((next.at, cpu)),
-                None => drop(PeekMut::pop(first)),
-            }
-            self.len -= 1;
-            return event;
+    pub(crate) fn first_until(&self, until: Mono) -> Option<&Event> {
+        let first = match self.sorted.front() {
+            Some(first) if self.is_before_late(first) => first,
+            _ => self.late.first_key_value()?.1,
+        };
+        (first.at <= until).then_some(first)
+    }
+
+    /// Removes the first event of all.
+    pub(crate) fn remove_first(&mut self) {
+        match self.sorted.front() {
+            Some(first) if self.is_before_late(first) => drop(self.sorted.pop_front()),
+            _ => drop(self.late.pop_first()),
         }
+    }
+
+    /// Whether its turn comes before that of all late ones. Those of one CPU come in order, so what is as old came later.
+    fn is_before_late(&self, event: &Event) -> bool {
+        let late = self.late.first_key_value();
+        late.is_none_or(|((at, _), _)| event.at <= *at)
     }
 }
 
@@ -86,6 +74,14 @@ mod tests {
             tid,
             kind,
         }
+    }
+
+    fn pop(pending: &mut Pending, until: u64) -> Option<Event> {
+        let first = pending.first_until(Mono(until)).copied();
+        if first.is_some() {
+            pending.remove_first();
+        }
+        first
     }
 
     /// Numbers without a pattern, the same in each run.
@@ -110,11 +106,11 @@ mod tests {
             for _ in 0..next(60) {
                 // Never before what has been taken out.
                 let at = done + next(40);
-                pending.push(event(at, next(4) as u16));
+                pending.push(&event(at, next(4) as u16));
                 expected.push(at);
                 if next(5) == 0 {
                     done += next(30);
-                    out.extend(std::iter::from_fn(|| pending.pop_until(Mono(done))));
+                    out.extend(std::iter::from_fn(|| pop(&mut pending, done)));
                     let due = expected.iter().filter(|at| **at <= done).count();
                     assert_eq!(
                         out.len(),
@@ -124,7 +120,7 @@ mod tests {
                 }
                 assert_eq!(pending.len(), expected.len() - out.len());
             }
-            out.extend(std::iter::from_fn(|| pending.pop_until(Mono(u64::MAX))));
+            out.extend(std::iter::from_fn(|| pop(&mut pending, u64::MAX)));
             expected.sort_unstable();
             let out: Vec<u64> = out.iter().map(|event| event.at.0).collect();
             assert_eq!(out, expected);

@@ -7,7 +7,9 @@
 //! * its name is not that of any thread that was (workers of one runtime share their name);
 //! * the lane was served often, each time by one thread alone: it took the token, and the ring was empty when it slept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     history::SKEW,
@@ -23,11 +25,11 @@ const MOST_THREADS: usize = 4096;
 /// Threads that were seen at doorbells, epolls and words of hubs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Servers {
-    seen: BTreeSet<(ProcId, Tid)>,
+    seen: FxHashSet<(ProcId, Tid)>,
     /// The one seen last: most often it is seen again.
     last: Option<(ProcId, Tid)>,
     /// When each thread last went to sleep.
-    slept: BTreeMap<(ProcId, Tid), Mono>,
+    slept: FxHashMap<(ProcId, Tid), Mono>,
 }
 
 /// How one lane was served so far.

@@ -20,12 +20,12 @@ fn events_beyond_what_can_wait_are_counted() {
     };
     for at in 0..MOST_PENDING {
         event.at = Mono(at);
-        engine.handle(Input::Event(event.clone()));
+        engine.handle(Input::Event(event));
     }
     assert_eq!(engine.summary().evicted, 0);
     for at in MOST_PENDING..MOST_PENDING + 5 {
         event.at = Mono(at);
-        engine.handle(Input::Event(event.clone()));
+        engine.handle(Input::Event(event));
     }
     assert_eq!(engine.summary().evicted, 5);
 }

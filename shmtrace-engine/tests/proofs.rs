@@ -324,7 +324,7 @@ fn a_record_of_the_ring_before_is_no_broken_ring() {
             cpu: 0,
             proc: PLUGIN,
             tid: Tid(20),
-            kind: own.clone(),
+            kind: own,
         })
     };
     engine.handle(begun(9000));

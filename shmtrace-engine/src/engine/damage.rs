@@ -1,11 +1,12 @@
 //! Rings whose indexes moved back: broken, or another plugin's.
 
-use super::{Engine, whole::SETTLED};
+use super::{Engine, Peer, whole::SETTLED};
 use crate::{
-    Code, HubId, LaneId, Mono, PeerId,
+    Code, HubId, Mono, PeerId,
     condition::Key,
     history::SKEW,
     input::{Indexes, Sample},
+    lane::Lane,
 };
 
 /// A ring without a sample for this long has not moved, ns.
@@ -13,28 +14,22 @@ const STILL: u64 = 50_000_000;
 /// A plugin's end is known by so long after its ring began anew, ns.
 const FALLEN_WAIT: u64 = 1_000_000_000;
 
-impl Engine {
+impl Lane {
     /// A head that a producer saw and that a later look does not reach moved back in between. A record's indexes are read
-    /// some time after its time was taken, so only a look after the record came in is later for sure.
-    pub(super) fn seen_before(&mut self, id: LaneId, at: Mono, indexes: Option<Indexes>) {
-        let now = self.now;
+    /// some time after its time was taken, so only a look after the record came in, which is `now`, is later for sure.
+    pub(super) fn seen_before(&mut self, peer: &Peer, now: Mono, at: Mono, then: Indexes) {
         // One of before the plugin's own beginning may be of another ring.
-        let peer = (id.hub, id.peer);
-        let since = match (self.begun_at.get(&peer), self.bound_at.get(&peer)) {
-            (Some(begun), _) => begun.at.plus(SKEW),
-            (None, Some(bound)) => bound.plus(SETTLED),
-            (None, None) => return,
+        let since = match peer.begun {
+            Some(begun) => begun.at.plus(SKEW),
+            None => peer.bound_at.plus(SETTLED),
         };
-        if at < since {
-            return;
-        }
-        if let (Some(then), Some(lane)) = (indexes, self.lanes.get_mut(&id))
-            && lane.ring.is_some_and(|ring| then.head > ring.head)
-        {
-            lane.doubt.get_or_insert((now, then));
+        if at >= since && self.ring.is_some_and(|ring| then.head > ring.head) {
+            self.doubt.get_or_insert((now, then));
         }
     }
+}
 
+impl Engine {
     /// A look that is later than a doubtful record decides.
     pub(super) fn settle_doubt(&mut self, sample: &Sample) {
         if let Some(lane) = self.lanes.get_mut(&sample.lane)
@@ -64,19 +59,12 @@ impl Engine {
 
     /// Whether the rings of a peer may have begun anew for its plugin between the look before, at `before`, and `at`.
     pub(super) fn may_begin(&self, hub: HubId, peer: PeerId, before: Mono, at: Mono) -> bool {
-        if self.vacant.contains_key(&(hub, peer)) {
-            return true;
-        }
-        // A reader that was held up samples the ring and learns of the beginning at the same time.
-        if self
-            .begun_at
-            .get(&(hub, peer))
-            .is_some_and(|begun| before > begun.known)
-        {
+        let Some(peer) = self.peers.get(&(hub, peer)) else {
             return false;
-        }
-        let bound = self.bound_at.get(&(hub, peer));
-        bound.is_some_and(|bound| at.since(*bound) < SETTLED)
+        };
+        // A reader that was held up samples the ring and learns of the beginning at the same time.
+        let begun_before = peer.begun.is_some_and(|begun| before > begun.known);
+        peer.vacant.is_some() || !begun_before && at.since(peer.bound_at) < SETTLED
     }
 
     /// Indexes only ever grow. A ring that starts anew belongs to a plugin that starts anew.
@@ -96,15 +84,9 @@ impl Engine {
             .partition(|(sample, _)| now.since(sample.at) >= FALLEN_WAIT);
         self.fallen = waiting;
         for (sample, before) in ready {
-            let peer = (sample.lane.hub, sample.lane.peer);
+            let peer = self.peers.get(&(sample.lane.hub, sample.lane.peer));
             // Of a plugin that nobody knows the end is not known either.
-            let known = self.peers.get(&peer).and_then(|peer| peer.plugin).is_some();
-            if known
-                && self
-                    .bound_at
-                    .get(&peer)
-                    .is_some_and(|bound| *bound < sample.at)
-            {
+            if peer.is_some_and(|peer| peer.binding.plugin.is_some() && peer.bound_at < sample.at) {
                 self.broke(&sample, before);
             }
         }
@@ -119,7 +101,7 @@ impl Engine {
             return;
         };
         let id = sample.lane;
-        let bound = self.bound_at.contains_key(&(id.hub, id.peer));
+        let bound = self.peers.contains_key(&(id.hub, id.peer));
         if !bound || self.may_begin(id.hub, id.peer, sample.at, sample.at) {
             return;
         }

@@ -23,7 +23,7 @@ impl Engine {
         at: Mono,
     ) -> Finding {
         let lane = self.lanes.get(&id);
-        let peer = self.peers.get(&(id.hub, id.peer));
+        let peer = self.binding((id.hub, id.peer));
         let mut finding = Finding {
             id: number,
             at,
@@ -45,7 +45,7 @@ impl Engine {
                 .max(1),
             threads: Vec::new(),
             timeline: lane
-                .map(|lane| lane.history.events_until(at).cloned().collect())
+                .map(|lane| lane.history.events_until(at).copied().collect())
                 .unwrap_or_default(),
             rule: rule(code),
             explanation: String::new(),
@@ -66,7 +66,7 @@ impl Engine {
     }
 
     pub(super) fn consumer(&self, id: LaneId) -> Option<ProcId> {
-        let peer = self.peers.get(&(id.hub, id.peer))?;
+        let peer = self.binding((id.hub, id.peer))?;
         match id.direction {
             Direction::ToPeer => peer.plugin,
             Direction::ToHost => peer.host,
@@ -74,7 +74,7 @@ impl Engine {
     }
 
     pub(super) fn producer(&self, id: LaneId) -> Option<ProcId> {
-        let peer = self.peers.get(&(id.hub, id.peer))?;
+        let peer = self.binding((id.hub, id.peer))?;
         match id.direction {
             Direction::ToPeer => peer.host,
             Direction::ToHost => peer.plugin,

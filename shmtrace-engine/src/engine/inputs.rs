@@ -1,8 +1,8 @@
 //! Taking inputs: topology, events in the order of their times, losses, samples.
 
-use super::{Begun, End, Engine, Healed, findings::woken_by};
+use super::{Begun, End, Engine, Healed, Peer, findings::woken_by};
 use crate::{
-    Direction, HubId, LaneId, Mono, PeerId, ProcId, State,
+    Direction, HubId, LaneId, Mono, ProcId, State,
     condition::Key,
     finding::Code,
     history::{Ring, SKEW, Take},
@@ -38,9 +38,6 @@ impl Engine {
                     State::Ended,
                     "no process maps the hub any more",
                 );
-                self.bound_at.retain(|(of, _), _| *of != hub);
-                self.begun_at.retain(|(of, _), _| *of != hub);
-                self.vacant.retain(|(of, _), _| *of != hub);
                 self.peers.retain(|(of, _), _| *of != hub);
                 self.ends.retain(|_, end| end.rings.hub != hub);
             }
@@ -57,33 +54,22 @@ impl Engine {
         };
         let (to_peer, to_host) = (lane(Direction::ToPeer), lane(Direction::ToHost));
         let previous = self.peers.get(&(binding.hub, binding.peer));
-        let changed = previous.is_none_or(|before| {
-            (
-                before.plugin,
-                before.host,
-                before.host_end,
-                before.plugin_end,
-            ) != (
-                binding.plugin,
-                binding.host,
-                binding.host_end,
-                binding.plugin_end,
-            )
-        });
-        match (previous.and_then(|before| before.plugin), binding.plugin) {
-            (before, Some(now)) if before != Some(now) => {
-                self.vacant.remove(&(binding.hub, binding.peer));
-            }
+        let parts = |of: &PeerBinding| (of.plugin, of.host, of.host_end, of.plugin_end);
+        let changed = previous.is_none_or(|before| parts(&before.binding) != parts(&binding));
+        let vacant = previous.and_then(|before| before.vacant);
+        let vacant = match (
+            previous.and_then(|before| before.binding.plugin),
+            binding.plugin,
+        ) {
+            (before, Some(now)) if before != Some(now) => None,
             // The hub has parted with it.
-            (Some(_), None) => {
-                self.vacant.entry((binding.hub, binding.peer)).or_default();
-            }
-            _ => {}
-        }
+            (Some(_), None) => vacant.or(Some(false)),
+            _ => vacant,
+        };
+        let now = self.now.max(self.attached);
+        let begun = previous.filter(|_| !changed).and_then(|peer| peer.begun);
+        let bound_at = previous.filter(|_| !changed).map(|peer| peer.bound_at);
         if changed {
-            self.begun_at.remove(&(binding.hub, binding.peer));
-            self.bound_at
-                .insert((binding.hub, binding.peer), self.now.max(self.attached));
             self.ends
                 .retain(|_, end| end.rings != to_peer && end.rings != to_host);
             if let Some(end) = binding.host_end {
@@ -112,25 +98,33 @@ impl Engine {
                 lane.rung_on = rung_on;
                 lane.taken_from = taken_from;
                 // Records from before the sockets were known may be missing.
-                lane.history.incomplete_until(self.now.max(self.attached));
+                lane.history.incomplete_until(now);
             }
         }
-        self.peers.insert((binding.hub, binding.peer), binding);
+        let key = (binding.hub, binding.peer);
+        let peer = Peer {
+            binding,
+            bound_at: bound_at.unwrap_or(now),
+            begun,
+            vacant,
+        };
+        self.peers.insert(key, peer);
     }
 
     pub(super) fn exited(&mut self, proc: ProcId, at: Mono) {
         self.now = self.now.max(at);
         self.servers.ended(proc);
-        let concerned: Vec<(HubId, PeerId)> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.plugin == Some(proc) || peer.host == Some(proc))
-            .map(|(key, _)| *key)
-            .collect();
-        for (hub, peer) in concerned {
-            if self.peers.get(&(hub, peer)).and_then(|peer| peer.plugin) == Some(proc) {
-                self.vacant.insert((hub, peer), true);
+        let mut concerned = Vec::new();
+        for (key, peer) in &mut self.peers {
+            let is_plugin = peer.binding.plugin == Some(proc);
+            if is_plugin {
+                peer.vacant = Some(true);
             }
+            if is_plugin || peer.binding.host == Some(proc) {
+                concerned.push(*key);
+            }
+        }
+        for (hub, peer) in concerned {
             self.look_within(hub, at, 0);
             let lanes = |key: &Key| {
                 key.hub == Some(hub) && key.peer == Some(peer) && key.code != Code::PeerDied
@@ -149,7 +143,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn queue(&mut self, event: Event) {
+    pub(super) fn queue(&mut self, event: &Event) {
         if event.at < self.sorted_until {
             // Too late to be sorted in: the history has a hole where it belongs.
             self.summary.evicted += 1;
@@ -161,10 +155,15 @@ impl Engine {
         }
         if self.pending.len() >= MOST_PENDING {
             self.summary.evicted += 1;
-            if let Some(first) = self.pending.pop_until(Mono(u64::MAX)) {
+            let first = self
+                .pending
+                .first_until(Mono(u64::MAX))
+                .map(|first| first.at);
+            if let Some(at) = first {
+                self.pending.remove_first();
                 self.lost(Loss {
-                    from: first.at,
-                    to: first.at,
+                    from: at,
+                    to: at,
                     records: 1,
                 });
             }
@@ -203,14 +202,17 @@ impl Engine {
                     return;
                 };
                 self.servers.saw(event.proc, event.tid);
-                let peer = (ends.rings.hub, ends.rings.peer);
-                if self.peers.get(&peer).and_then(|peer| peer.plugin) == Some(event.proc) {
-                    let known = self.now;
-                    let begun = Begun {
-                        at: event.at,
-                        known,
-                    };
-                    self.begun_at.entry(peer).or_insert(begun);
+                let now = self.now;
+                if let Some(peer) = self.peers.get_mut(&(ends.rings.hub, ends.rings.peer)) {
+                    if peer.binding.plugin == Some(event.proc) {
+                        peer.begun.get_or_insert(Begun {
+                            at: event.at,
+                            known: now,
+                        });
+                    }
+                    if let Some(indexes) = indexes {
+                        lane.seen_before(peer, now, event.at, indexes);
+                    }
                 }
                 lane.history.event(event);
                 if let Some(indexes) = indexes {
@@ -224,7 +226,6 @@ impl Engine {
                     head: indexes.map(|indexes| indexes.head),
                     excess: None,
                 });
-                self.seen_before(ends.rings, event.at, indexes);
             }
             EventKind::Take {
                 end, result, rings, ..
@@ -261,10 +262,11 @@ impl Engine {
                         peer: rings.peer,
                         direction,
                     };
+                    let Some(ring) = of(rings, direction) else {
+                        continue;
+                    };
                     let consumer = self.consumer(id);
-                    if let Some(lane) = self.lanes.get_mut(&id)
-                        && let Some(ring) = of(rings, direction)
-                    {
+                    if let Some(lane) = self.lanes.get_mut(&id) {
                         lane.history.seen(event.at, ring);
                         if consumer == Some(event.proc) {
                             lane.service.slept(event.tid, ring.is_empty());

@@ -97,7 +97,10 @@ impl Engine {
                         .is_some_and(|proc| self.servers.slept_since(proc, thread.tid, since))
             },
             bystander: &|thread| bystanders.contains(&thread.tid),
-            plugin_left: self.vacant.get(&(id.hub, id.peer)) == Some(&true),
+            plugin_left: self
+                .peers
+                .get(&(id.hub, id.peer))
+                .is_some_and(|peer| peer.vacant == Some(true)),
         };
         match stuck::shown(&seen, &known) {
             Shown::Moving => {
@@ -111,7 +114,7 @@ impl Engine {
 
     /// The host has marked the lane's peer dead.
     fn has_parted(&self, id: LaneId) -> bool {
-        let peer = self.peers.get(&(id.hub, id.peer));
+        let peer = self.binding((id.hub, id.peer));
         peer.is_some_and(|peer| peer.flags & hubs::DEAD != 0)
     }
 
@@ -284,7 +287,7 @@ impl Engine {
         evidence(&mut finding, seen);
         finding.stuck_ns = seen.finished.since(suspicion.since);
         finding.culprit = verdict.and_then(|verdict| verdict.culprit);
-        finding.explanation = sentence(&finding, self.peers.get(&(id.hub, id.peer)));
+        finding.explanation = sentence(&finding, self.binding((id.hub, id.peer)));
         self.release(id);
         self.say(finding);
     }
@@ -392,10 +395,7 @@ impl Engine {
         finding.stuck_ns = healed.at.since(*since);
         finding.note = Some(note);
         finding.culprit = verdict.culprit;
-        finding.explanation = sentence(
-            &finding,
-            self.peers.get(&(healed.lane.hub, healed.lane.peer)),
-        );
+        finding.explanation = sentence(&finding, self.binding((healed.lane.hub, healed.lane.peer)));
         if let Some(lane) = self.lanes.get_mut(&healed.lane) {
             *lane.counts.entry((*code, Some(verdict.cause))).or_default() += 1;
         }

@@ -8,11 +8,13 @@ mod whole;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use rustc_hash::FxHashMap;
+
 use crate::{
     Config, HubId, LaneId, Mono, Output, PeerId, SocketInode, Summary,
     condition::Conditions,
     hubs::Hub,
-    input::{Indexes, Input, MemoryObservation, PeerBinding, Sample},
+    input::{Event, Indexes, Input, MemoryObservation, PeerBinding, Sample},
     lane::{Lane, Suspicion},
     pending::Pending,
     servers::Servers,
@@ -34,8 +36,8 @@ pub struct Engine {
     attached: Mono,
     now: Mono,
     lanes: BTreeMap<LaneId, Lane>,
-    peers: BTreeMap<(HubId, PeerId), PeerBinding>,
-    ends: BTreeMap<SocketInode, End>,
+    peers: BTreeMap<(HubId, PeerId), Peer>,
+    ends: FxHashMap<SocketInode, End>,
     servers: Servers,
     pending: Pending,
     sorted_until: Mono,
@@ -44,13 +46,6 @@ pub struct Engine {
     healed: Vec<Healed>,
     hubs: BTreeMap<HubId, Hub>,
     conditions: Conditions,
-    /// When each peer's processes and sockets were last settled.
-    bound_at: BTreeMap<(HubId, PeerId), Mono>,
-    /// When the plugin that is bound now was first known to have rung: its rings have begun by then.
-    begun_at: BTreeMap<(HubId, PeerId), Begun>,
-    /// Peers without their plugin, and whether its end was seen: their rings begin anew for the next one, which may be before
-    /// it is known.
-    vacant: BTreeMap<(HubId, PeerId), bool>,
     /// Rings that fell to where new ones begin, with what they were: a plugin's end may not be known yet.
     fallen: Vec<(Sample, Indexes)>,
     memory: BTreeMap<String, MemoryObservation>,
@@ -62,6 +57,19 @@ pub struct Engine {
     output: VecDeque<Output>,
     next_id: u64,
     summary: Summary,
+}
+
+/// A peer that was described, and the coming and going of its plugins.
+#[derive(Debug)]
+struct Peer {
+    binding: PeerBinding,
+    /// When its processes and sockets were last settled.
+    bound_at: Mono,
+    /// When the plugin that is bound now was first known to have rung: its rings have begun by then.
+    begun: Option<Begun>,
+    /// It is without its plugin, and whether that was seen to end: its rings begin anew for the next one, which may be before
+    /// it is known.
+    vacant: Option<bool>,
 }
 
 /// The first ring of a plugin.
@@ -99,7 +107,7 @@ impl Engine {
             now: Mono(0),
             lanes: BTreeMap::new(),
             peers: BTreeMap::new(),
-            ends: BTreeMap::new(),
+            ends: FxHashMap::default(),
             servers: Servers::default(),
             complete_until: Mono(0),
             pending: Pending::default(),
@@ -107,9 +115,6 @@ impl Engine {
             healed: Vec::new(),
             hubs: BTreeMap::new(),
             conditions: Conditions::default(),
-            bound_at: BTreeMap::new(),
-            begun_at: BTreeMap::new(),
-            vacant: BTreeMap::new(),
             fallen: Vec::new(),
             memory: BTreeMap::new(),
             memory_at: Mono(0),
@@ -131,7 +136,7 @@ impl Engine {
     pub fn handle(&mut self, input: Input) {
         match input {
             Input::Topology(topology) => self.topology(topology),
-            Input::Event(event) => self.queue(event),
+            Input::Event(event) => self.event_seen(&event),
             Input::Loss(loss) => self.lost(loss),
             Input::Sample(sample) => self.sample(&sample),
             Input::Lane(seen) => self.observed(seen),
@@ -140,14 +145,26 @@ impl Engine {
         }
     }
 
+    /// What a record says: [`Input::Event`] for those who have very many.
+    pub fn event_seen(&mut self, event: &Event) {
+        self.queue(event);
+    }
+
+    fn binding(&self, peer: (HubId, PeerId)) -> Option<&PeerBinding> {
+        Some(&self.peers.get(&peer)?.binding)
+    }
+
     /// The time is `now`, and every event up to `complete_until` was handed in.
     pub fn advance(&mut self, now: Mono, complete_until: Mono) {
         self.now = self.now.max(now);
         self.complete_until = self.complete_until.max(complete_until);
-        while let Some(event) = self.pending.pop_until(complete_until) {
+        let mut pending = std::mem::take(&mut self.pending);
+        while let Some(event) = pending.first_until(complete_until) {
             self.sorted_until = self.sorted_until.max(event.at);
-            self.event(&event);
+            self.event(event);
+            pending.remove_first();
         }
+        self.pending = pending;
         self.settle_doubts();
         self.settle_fallen();
         // Before the lanes: what lies in a broken ring proves nothing else.

@@ -327,8 +327,11 @@ impl Engine {
     }
 
     pub(super) fn condition_finding(&self, key: &Key, said: Said) -> Finding {
-        let peer = key.hub.zip(key.peer).and_then(|at| self.peers.get(&at));
-        let any_of_hub = || self.peers.values().find(|peer| Some(peer.hub) == key.hub);
+        let peer = key.hub.zip(key.peer).and_then(|at| self.binding(at));
+        let any_of_hub = || {
+            let mut bindings = self.peers.values().map(|peer| &peer.binding);
+            bindings.find(|peer| Some(peer.hub) == key.hub)
+        };
         let lane = key.lane.and_then(|id| self.lanes.get(&id));
         let mut finding = Finding {
             id: said.id,
@@ -348,7 +351,7 @@ impl Engine {
             count: said.count,
             threads: Vec::new(),
             timeline: lane
-                .map(|lane| lane.history.events.iter().cloned().collect())
+                .map(|lane| lane.history.events.iter().copied().collect())
                 .unwrap_or_default(),
             rule: rule(key.code),
             explanation: String::new(),
@@ -364,7 +367,7 @@ impl Engine {
     }
 
     pub(super) fn peer_name(&self, hub: HubId, peer: PeerId) -> String {
-        match self.peers.get(&(hub, peer)) {
+        match self.binding((hub, peer)) {
             Some(binding) if !binding.name.is_empty() => {
                 format!("{} (peer {})", binding.name, peer.0)
             }

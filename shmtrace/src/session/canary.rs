@@ -2,7 +2,7 @@
 
 use shmtrace_engine::{
     Config, Mono, Output, Request,
-    input::{Input, Topology},
+    input::{Event, Input, Topology},
 };
 
 use super::{Judge, Session, Totals, Tree};
@@ -53,7 +53,6 @@ impl Minded {
 
     /// Tells its engine something.
     pub(super) fn tell(&mut self, input: Input) -> anyhow::Result<()> {
-        self.events += u64::from(matches!(input, Input::Event(_)));
         // All three have it open by now: who is killed leaves no file behind.
         if let Input::Topology(Topology::Peer(peer)) = &input
             && peer.plugin.is_some()
@@ -62,6 +61,12 @@ impl Minded {
             self.follow((Some(Order::Hide), None));
         }
         self.judge.tell(input)
+    }
+
+    /// Tells its engine of an event.
+    fn tell_event(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.events += 1;
+        self.judge.tell_event(event)
     }
 
     /// Its events so far, which are none of the tree's.
@@ -148,6 +153,14 @@ impl Session<'_> {
             }
             (Owner::Watch | Owner::Both, _) => self.judge.tell(input),
             (Owner::Canary | Owner::Nobody, _) => Ok(()),
+        }
+    }
+
+    /// The same for an event: there are a million a second at times.
+    pub(super) fn tell_event(&mut self, event: &Event) -> anyhow::Result<()> {
+        match &mut self.canary {
+            Some(canary) if self.belongings.has(event.proc.pid) => canary.tell_event(event),
+            _ => self.judge.tell_event(event),
         }
     }
 

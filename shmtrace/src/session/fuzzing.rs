@@ -116,7 +116,7 @@ pub fn records(data: &[u8]) {
                 continue;
             };
             let _ok = sink.event(&event, &judge.names);
-            let _ok = judge.tell(Input::Event(event));
+            let _ok = judge.tell_event(&event);
         }
         let advance = Step::Advance {
             now,

@@ -102,7 +102,7 @@ impl Session<'_> {
             self.report.event(&event, &self.judge.names)?;
         }
         let exited = matches!(event.kind, EventKind::Exit { process: true });
-        self.tell(Input::Event(event))?;
+        self.tell_event(&event)?;
         if exited {
             self.hint(Hint::Exited { pid: record.pid });
             if let Some(proc) = self.tree.exited(record.pid) {

@@ -1,6 +1,9 @@
 //! The engine with everything that follows its every step: names and recordings.
 
-use shmtrace_engine::{Config, Engine, Finding, Mono, Output, Summary, input::Input};
+use shmtrace_engine::{
+    Config, Engine, Finding, Mono, Output, Summary,
+    input::{Event, Input},
+};
 
 use super::{Directory, Options};
 use crate::recording::{FlightRecorder, Header, Recorder, Step};
@@ -58,26 +61,28 @@ impl Judge {
                 now,
                 complete_until,
             } => self.engine.advance(now, complete_until),
-            Step::Input(input) => self.take(input),
+            Step::Input(input) => {
+                if let Input::Topology(topology) = &input {
+                    self.names.note(topology);
+                }
+                self.engine.handle(input);
+            }
         }
         Ok(())
     }
 
     /// Tells the engine something.
     pub(crate) fn tell(&mut self, input: Input) -> anyhow::Result<()> {
-        if self.recorder.is_some() || self.flight.is_some() {
-            return self.step(Step::Input(input));
-        }
-        // Every record comes this way, a million a second at times.
-        self.take(input);
-        Ok(())
+        self.step(Step::Input(input))
     }
 
-    fn take(&mut self, input: Input) {
-        if let Input::Topology(topology) = &input {
-            self.names.note(topology);
+    /// The same for an event.
+    pub(crate) fn tell_event(&mut self, event: &Event) -> anyhow::Result<()> {
+        if self.recorder.is_some() || self.flight.is_some() {
+            return self.tell(Input::Event(*event));
         }
-        self.engine.handle(input);
+        self.engine.event_seen(event);
+        Ok(())
     }
 
     /// What the engine has to say.
