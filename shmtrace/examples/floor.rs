@@ -10,7 +10,12 @@ use aya::{
     programs::{BtfTracePoint, RawTracePoint, TracePoint},
 };
 use clap::{Parser, ValueEnum};
+use shmtrace::{
+    hub::{HubReader, looks_like_a_hub},
+    process::Process,
+};
 use shmtrace_common::PID_SLOTS;
+use shmtrace_engine::Direction;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floor"));
 
@@ -35,6 +40,8 @@ enum Kind {
     SocketsLookup,
     /// The same, with a record if it is
     SocketsRecord,
+    /// The same, with the indexes of the ring that it consumes; the first process is the host
+    SocketsRing,
     /// At the exit of each call, a tracepoint with types: looking whether the process is traced
     CallsTyped,
     /// The same at the raw tracepoint
@@ -55,6 +62,10 @@ fn main() -> Result<()> {
         Kind::SocketsNothing => at_sockets(&mut ebpf, &btf, "nothing")?,
         Kind::SocketsLookup => at_sockets(&mut ebpf, &btf, "lookup")?,
         Kind::SocketsRecord => at_sockets(&mut ebpf, &btf, "record")?,
+        Kind::SocketsRing => {
+            enter_rings(&mut ebpf, &floor.pids)?;
+            at_sockets(&mut ebpf, &btf, "ring")?;
+        }
         Kind::CallsTyped => typed(&mut ebpf, &btf, "sys_exit", "call_typed")?,
         Kind::CallsRaw => {
             let program: &mut RawTracePoint = program(&mut ebpf, "call_raw")?.try_into()?;
@@ -90,6 +101,40 @@ fn enter(ebpf: &mut Ebpf, pids: &[u32]) -> Result<()> {
         tree.insert(pid, 1, 0)?;
     }
     Ok(())
+}
+
+/// Tells the programs where each process has the ring that it consumes.
+fn enter_rings(ebpf: &mut Ebpf, pids: &[u32]) -> Result<()> {
+    let mut rings: Array<_, u64> = ebpf.map_mut("RINGS").context("no map RINGS")?.try_into()?;
+    for (number, pid) in pids.iter().enumerate() {
+        let consumes = if number == 0 {
+            Direction::ToHost
+        } else {
+            Direction::ToPeer
+        };
+        let address = ring_of(*pid, consumes).with_context(|| format!("of process {pid}"))?;
+        rings.set(pid % PID_SLOTS, address, 0)?;
+    }
+    Ok(())
+}
+
+/// The address of the ring of the first peer in a process.
+fn ring_of(pid: u32, direction: Direction) -> Result<u64> {
+    let process = Process::open(pid)?;
+    let mappings = process.shared_mappings(&mut Vec::new())?;
+    let is_hub = |entry: &&_| looks_like_a_hub(&process, entry).is_ok_and(|is_hub| is_hub);
+    let entry = mappings.iter().find(is_hub).context("it maps no hub")?;
+    let hub = HubReader::open_mapping(&process, entry)?;
+    let glance = hub.glance();
+    let is_used = |peer: &_| {
+        glance
+            .peer_entry(*peer)
+            .is_some_and(|entry| entry.is_used())
+    };
+    let peer = hub.peers().find(is_used).context("its hub has no peer")?;
+    let ring = hub.ring_offset(peer, direction).context("no such ring")?;
+    let offset = ring.checked_sub(entry.offset).context("not mapped")?;
+    Ok(entry.start + offset)
 }
 
 fn at_sockets(ebpf: &mut Ebpf, btf: &Btf, what: &str) -> Result<()> {

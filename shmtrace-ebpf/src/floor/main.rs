@@ -2,8 +2,8 @@
 //! beside the probes.
 //!
 //! At the sockets and at `sched_switch`, where the probes are: nothing at all; the cheapest look whether the process is
-//! traced; and that with a record as long as a probe's, which nobody reads. At the exit of system calls, by each of the three
-//! kinds of tracepoints: a hash lookup of the process.
+//! traced; that with a record as long as a probe's, which nobody reads; and that with the indexes of a ring. At the exit of
+//! system calls, by each of the three kinds of tracepoints: a hash lookup of the process.
 #![no_std]
 #![no_main]
 
@@ -11,7 +11,7 @@
 mod bare;
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user},
     macros::{btf_tracepoint, map, raw_tracepoint, tracepoint},
     maps::{Array, HashMap, PerCpuArray},
     programs::{BtfTracePointContext, RawTracePointContext, TracePointContext},
@@ -24,6 +24,10 @@ const ROOM: u32 = 256;
 /// Not 0 for traced processes, by pid modulo the size.
 #[map]
 static PIDS: Array<u32> = Array::with_max_entries(PID_SLOTS, 0);
+
+/// Where a traced process has the header of the ring that it consumes, by pid modulo the size.
+#[map]
+static RINGS: Array<u64> = Array::with_max_entries(PID_SLOTS, 0);
 
 /// Traced processes.
 #[map]
@@ -94,6 +98,28 @@ pub fn record_switched(_ctx: BtfTracePointContext) -> i32 {
     record(Kind::Sleep)
 }
 
+/// A doorbell is rung; leaves a record with a ring's indexes.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn ring_sent(_ctx: BtfTracePointContext) -> i32 {
+    record_with_ring(Kind::Ring)
+}
+
+/// A token is taken, or there is none: that leaves no record.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn ring_received(ctx: BtfTracePointContext) -> i32 {
+    let result: i64 = ctx.arg(1);
+    if (result as i32) < 0 {
+        return 0;
+    }
+    record_with_ring(Kind::Take)
+}
+
+/// A thread is switched out; leaves a record with a ring's indexes.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn ring_switched(_ctx: BtfTracePointContext) -> i32 {
+    record_with_ring(Kind::Sleep)
+}
+
 /// Any system call returned, at a tracepoint with types.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn call_typed(_ctx: BtfTracePointContext) -> i32 {
@@ -129,10 +155,28 @@ fn is_in_tree() -> bool {
 }
 
 #[inline(always)]
+fn record_with_ring(kind: Kind) -> i32 {
+    if !is_traced() {
+        return 0;
+    }
+    let address = RINGS.get(pid() % PID_SLOTS).copied().unwrap_or(0);
+    // SAFETY: the helper checks the address; the words from head to tail are read at once, as the probes do.
+    match unsafe { bpf_probe_read_user(address as *const [u64; 9]) } {
+        Ok(header) => write(kind, [header[0], header[8], 0, 0]),
+        Err(_) => 0,
+    }
+}
+
+#[inline(always)]
 fn record(kind: Kind) -> i32 {
     if !is_traced() {
         return 0;
     }
+    write(kind, [0; 4])
+}
+
+#[inline(always)]
+fn write(kind: Kind, rings: [u64; 4]) -> i32 {
     let Some(next) = NEXT.get_ptr_mut(0) else {
         return 0;
     };
@@ -161,7 +205,7 @@ fn record(kind: Kind) -> i32 {
             arg: 0,
             fd: -1,
             mark: number,
-            rings: [0; 4],
+            rings,
         });
     }
     0

@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::{
     load::Load,
     tracer::{Calls, Tracer},
 };
 use crate::workspace;
+use anyhow::Result;
 
 /// Calls made in each account.
 const CALLS: u64 = 10_000_000;
@@ -31,6 +29,8 @@ pub(crate) struct Account {
     pub(crate) time: Duration,
     /// What became of them.
     pub(crate) calls: Calls,
+    /// The daemon's processor time for a million records, seconds.
+    pub(crate) cpu: f64,
 }
 
 /// With one writer and a reader that stalls, and with two writers.
@@ -49,7 +49,6 @@ fn account(transport: &str, writers: usize, stall: Duration) -> Result<Account> 
         .collect::<Result<Vec<_>>>()?;
     let pids: Vec<u32> = loads.iter().flat_map(|load| load.pids.clone()).collect();
     let attached = Tracer::Shmtrace.attach(&programs, &pids)?;
-    let reader = Pid::from_raw(attached.pid().cast_signed()).context("no pid")?;
     let started = Instant::now();
     let mut made = 0;
     while made < CALLS {
@@ -59,9 +58,10 @@ fn account(transport: &str, writers: usize, stall: Duration) -> Result<Account> 
                 .map(|load| scope.spawn(|| load.calls(EVERY)))
                 .collect();
             if !stall.is_zero() {
-                kill_process(reader, Signal::STOP).context("cannot stop shmtrace")?;
-                thread::sleep(stall);
-                kill_process(reader, Signal::CONT).context("cannot continue shmtrace")?;
+                attached.stopped(|| {
+                    thread::sleep(stall);
+                    Ok(())
+                })?;
             }
             running
                 .into_iter()
@@ -70,11 +70,13 @@ fn account(transport: &str, writers: usize, stall: Duration) -> Result<Account> 
         })?;
     }
     let time = started.elapsed();
+    let cost = attached.detach()?;
     Ok(Account {
         writers,
         stall,
         made,
         time,
-        calls: attached.detach()?.calls,
+        calls: cost.calls,
+        cpu: cost.cpu_per_million(),
     })
 }

@@ -135,8 +135,18 @@ impl Load {
 
     /// Round trips a second for a time.
     pub(crate) fn trips_a_second(&mut self, time: Duration) -> Result<f64> {
+        let (trips, took) = self.trips(time)?;
+        Ok(trips / took.as_secs_f64())
+    }
+
+    /// Round trips, and what they took.
+    pub(crate) fn trips(&mut self, time: Duration) -> Result<(f64, Duration)> {
         let result = self.measure(&format!("trips {} 0", time.as_millis()))?;
-        Ok(number(&result, "round_trips")? / (number(&result, "elapsed_ns")? / 1e9))
+        let nanos = number(&result, "elapsed_ns")?;
+        Ok((
+            number(&result, "round_trips")?,
+            Duration::from_nanos(nanos as u64),
+        ))
     }
 
     /// Median and 99th percentile of a round trip, in microseconds, with a pause of 200 us after each.

@@ -9,6 +9,8 @@ mod figures;
 mod goals;
 mod growth;
 mod load;
+mod parts;
+mod programs;
 mod report;
 mod tracer;
 
@@ -29,6 +31,8 @@ const SPIN_MORE: u32 = 3;
 /// How long a load runs before it is measured, with and without a tracer: shmtrace takes a tenth of a second to see that it
 /// is a heavy one, and another to do without what that makes dear.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// A reader is stopped for so long at a time: its buffers take all that is recorded meanwhile.
+const STOPPED: Duration = Duration::from_millis(20);
 /// An idle tree is watched for so many windows of this length: the first ones show the looks at what is new.
 const IDLE_WINDOWS: usize = 4;
 const IDLE_WINDOW: Duration = Duration::from_secs(10);
@@ -83,7 +87,7 @@ impl Bench {
         test::mount_tracefs()?;
 
         let mut report = Report::default();
-        let mut tracers = vec![Tracer::Shmtrace, Tracer::Sparing];
+        let mut tracers = vec![Tracer::Shmtrace, Tracer::Sparing, Tracer::Stopped];
         match workspace::build_release_example("shmtrace", "floor") {
             Ok(()) => tracers.extend(tracer::FLOORS),
             Err(error) => report.absent.push(format!("floors: {error:#}")),
@@ -96,11 +100,16 @@ impl Bench {
             }
         }
         report.rows = self.compare(&tracers)?;
-        tracers.retain(|tracer| tracer.is_light());
+        tracers.retain(|tracer| tracer.is_light() && *tracer != Tracer::Stopped);
         report.bystanders = self.bystanders(&tracers)?;
+        if tracers.contains(&tracer::FLOORS[0]) {
+            report.timed = programs::measure(self, &mut report.absent)?;
+        }
+        report.parts = parts::measure(self, &mut report.absent)?;
         report.growth = growth::measure(self)?;
         report.delays = delay::measure(self)?;
-        report.idle = Self::idle()?;
+        report.idle = Self::idle(&[])?;
+        report.idle_without_canary = Self::idle(&["--no-canary"])?;
         report.accounts = accounting::measure(&self.transport)?;
         report.program_bytes = program_bytes()?;
         let text = report.text(self);
@@ -168,11 +177,11 @@ impl Bench {
         mut run: impl FnMut(&mut Load, Duration) -> Result<[f64; FIGURES]>,
         mut keep: impl FnMut(&mut Row, Seen<FIGURES>),
     ) -> Result<()> {
-        let mut measure = |load: &mut Load| {
+        let measure = |load: &mut Load, run: &mut dyn FnMut(&mut Load, Duration) -> _| {
             run(load, WARM_UP)?;
             run(load, self.time())
         };
-        let mut before = measure(load)?;
+        let mut before = measure(load, &mut run)?;
         for round in 0..rounds {
             for row in &mut *rows {
                 if round >= self.pairs && !row.tracer.is_light() {
@@ -181,9 +190,24 @@ impl Bench {
                 let attached = row
                     .tracer
                     .attach(&workspace::built("release"), &load.pids)?;
-                let traced = measure(load)?;
+                let traced = if row.tracer == Tracer::Stopped {
+                    run(load, WARM_UP)?;
+                    let times = (self.millis / STOPPED.as_millis() as u64).max(1);
+                    let mut sum = [0.0; FIGURES];
+                    for _ in 0..times {
+                        let seen = attached.stopped(|| run(load, STOPPED))?;
+                        sum.iter_mut()
+                            .zip(seen)
+                            .for_each(|(sum, seen)| *sum += seen);
+                        // It catches up.
+                        run(load, STOPPED)?;
+                    }
+                    sum.map(|sum| sum / times as f64)
+                } else {
+                    measure(load, &mut run)?
+                };
                 let cost = attached.detach()?;
-                let after = measure(load)?;
+                let after = measure(load, &mut run)?;
                 let untraced = std::array::from_fn(|at| f64::midpoint(before[at], after[at]));
                 keep(
                     row,
@@ -234,7 +258,7 @@ impl Bench {
     }
 
     /// What shmtrace needs for 31 plugins that sleep.
-    fn idle() -> Result<Idle> {
+    fn idle(options: &[&str]) -> Result<Idle> {
         eprintln!("measuring an idle tree");
         let programs = workspace::built("release");
         let mut host = process::command(
@@ -246,7 +270,7 @@ impl Bench {
             .stdout(std::process::Stdio::null());
         let host = process::Guard(host.spawn().context("cannot start rapace-peer-04")?);
         thread::sleep(Duration::from_secs(2));
-        let attached = Tracer::Shmtrace.attach(&programs, &[host.0.id()])?;
+        let attached = Tracer::Shmtrace.attach_with(&programs, &[host.0.id()], options)?;
         let mut before = tracer::cpu_time(attached.pid())?;
         let mut shares = Vec::new();
         let mut resident_kib = Vec::new();

@@ -9,6 +9,9 @@ use super::{
     figures::Samples,
     goals,
     growth::Growth,
+    load::Placement,
+    parts::Parts,
+    programs::Timed,
     tracer::{Cost, Tracer},
 };
 use crate::process;
@@ -23,9 +26,12 @@ pub(crate) struct Report {
     /// Tracers that could not be had here, and why.
     pub(crate) absent: Vec<String>,
     pub(crate) bystanders: Vec<Bystander>,
+    pub(crate) timed: Vec<Timed>,
+    pub(crate) parts: Parts,
     pub(crate) growth: Vec<Growth>,
     pub(crate) delays: Vec<Delay>,
     pub(crate) idle: Idle,
+    pub(crate) idle_without_canary: Idle,
     pub(crate) accounts: Vec<Account>,
     /// Of the program without symbols.
     pub(crate) program_bytes: u64,
@@ -61,6 +67,14 @@ pub(crate) struct Idle {
     pub(crate) resident_kib: Vec<u64>,
     pub(crate) attach: Duration,
     pub(crate) detach: Duration,
+}
+
+impl Idle {
+    /// Its shares.
+    fn percent(&self) -> String {
+        let percent = |share: &f64| format!("{:.2} %", share * 100.0);
+        list(self.shares.iter().map(percent))
+    }
 }
 
 impl Bystander {
@@ -129,18 +143,16 @@ impl Report {
             write_costs(row, text)?;
         }
         self.write_bystanders(text)?;
+        self.write_timed(text)?;
+        self.write_parts(text)?;
         self.write_growth(text)?;
         writeln!(
             text,
-            "\nAn idle tree of a host and 31 plugins, in each of {} windows of 10 s after it was attached to: {} of one processor, and {} \
-             resident. Attached in {:.0} ms, detached in {:.0} ms. The program without symbols: {:.1} MB.",
+            "\nAn idle tree of a host and 31 plugins, in each of {} windows of 10 s after it was attached to: {} of one processor (without \
+             the canary: {}), and {} resident. Attached in {:.0} ms, detached in {:.0} ms. The program without symbols: {:.1} MB.",
             self.idle.shares.len(),
-            list(
-                self.idle
-                    .shares
-                    .iter()
-                    .map(|share| format!("{:.2} %", share * 100.0))
-            ),
+            self.idle.percent(),
+            self.idle_without_canary.percent(),
             list(
                 self.idle
                     .resident_kib
@@ -182,6 +194,46 @@ impl Report {
         Ok(())
     }
 
+    fn write_timed(&self, text: &mut String) -> std::fmt::Result {
+        if self.timed.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            text,
+            "\nWhere a round trip's time goes, by the kernel's account of the programs (`kernel.bpf_stats_enabled`, whose own cost is \
+             included); what a round trip takes longer beyond that is what they do to everything else. SPIN with quartiles.\n\n\
+             | | runs of programs in a round trip | in them, ns | a round trip takes longer, ns |\n|---|---|---|---|"
+        )?;
+        for row in &self.timed {
+            let place = match row.placement {
+                Placement::Same => "SAME",
+                Placement::Spin => "SPIN",
+            };
+            writeln!(
+                text,
+                "| {place}, {} | {:.1} | {:.0} | {} |",
+                row.tracer.name(),
+                row.runs.median(),
+                row.inside.median(),
+                row.longer.quartiles()
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_parts(&self, text: &mut String) -> std::fmt::Result {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        let parts = self.parts.iter();
+        let parts = parts.map(|(part, share)| format!("{part} {:.0} %", share * 100.0));
+        writeln!(
+            text,
+            "\nWhere the daemon's processor time goes in SAME (`perf record`, each sample by the source file that it comes from): {}.",
+            list(parts)
+        )
+    }
+
     fn write_growth(&self, text: &mut String) -> std::fmt::Result {
         writeln!(
             text,
@@ -220,15 +272,15 @@ impl Report {
             text,
             "\nEvery call is accounted for: writers signal and take as fast as they can while the reader is stopped every half second. \
              Calls seen = recorded + lost + filtered; the doorbell's transport makes a few of its own beside those of the writers.\n\n\
-             | writers | reader stopped for | calls made | a second | seen | recorded | lost | filtered | unaccounted |\n\
-             |---|---|---|---|---|---|---|---|---|"
+             | writers | reader stopped for | calls made | a second | seen | recorded | lost | filtered | unaccounted | processor time for a million records, s |\n\
+             |---|---|---|---|---|---|---|---|---|---|"
         )?;
         for account in &self.accounts {
             let calls = account.calls;
             let known = calls.recorded + calls.lost + calls.filtered;
             writeln!(
                 text,
-                "| {} | {} ms | {} | {:.0} | {} | {} | {} | {} | {} |",
+                "| {} | {} ms | {} | {:.0} | {} | {} | {} | {} | {} | {:.3} |",
                 account.writers,
                 account.stall.as_millis(),
                 account.made,
@@ -237,7 +289,8 @@ impl Report {
                 calls.recorded,
                 calls.lost,
                 calls.filtered,
-                i128::from(calls.seen) - i128::from(known)
+                i128::from(calls.seen) - i128::from(known),
+                account.cpu
             )?;
         }
         Ok(())

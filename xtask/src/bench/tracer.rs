@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
@@ -23,6 +24,8 @@ pub(crate) enum Tracer {
     Shmtrace,
     /// shmtrace without what slows down the system calls of everybody on kernels that refuse `fexit` programs.
     Sparing,
+    /// shmtrace, with its process stopped while a load is measured: what is left is what its programs cost.
+    Stopped,
     /// Programs that do next to nothing, by the name that `shmtrace/examples/floor.rs` has for them.
     Floor(&'static str),
     Strace,
@@ -40,10 +43,11 @@ pub(crate) const OTHERS: [Tracer; 4] = [
 ];
 
 /// What any tracer at the places of the probes costs, and what others would be.
-pub(crate) const FLOORS: [Tracer; 6] = [
+pub(crate) const FLOORS: [Tracer; 7] = [
     Tracer::Floor("sockets-nothing"),
     Tracer::Floor("sockets-lookup"),
     Tracer::Floor("sockets-record"),
+    Tracer::Floor("sockets-ring"),
     Tracer::Floor("calls-typed"),
     Tracer::Floor("calls-raw"),
     Tracer::Floor("calls-classic"),
@@ -100,9 +104,11 @@ impl Tracer {
         match self {
             Self::Shmtrace => "**shmtrace, judging live**",
             Self::Sparing => "shmtrace `--without-failed-sends`",
+            Self::Stopped => "shmtrace, its reader stopped meanwhile",
             Self::Floor("sockets-nothing") => "floor: nothing, at the probes' tracepoints",
             Self::Floor("sockets-lookup") => "floor: pid looked up in an array, there",
             Self::Floor("sockets-record") => "floor: the same and an empty record, there",
+            Self::Floor("sockets-ring") => "floor: the same and the indexes of a ring, there",
             Self::Floor("calls-typed") => "floor: pid looked up in a hash, btf `sys_exit`",
             Self::Floor("calls-raw") => "floor: the same, raw `sys_exit`",
             Self::Floor("calls-classic") => "floor: the same, five classic `sys_exit_*`",
@@ -116,17 +122,17 @@ impl Tracer {
 
     /// Says itself that it traces, and is gone at once: so it can be measured more often.
     pub(crate) fn is_light(self) -> bool {
-        matches!(self, Self::Shmtrace | Self::Sparing | Self::Floor(_))
+        self.is_shmtrace() || matches!(self, Self::Floor(_))
     }
 
     fn is_shmtrace(self) -> bool {
-        matches!(self, Self::Shmtrace | Self::Sparing)
+        matches!(self, Self::Shmtrace | Self::Sparing | Self::Stopped)
     }
 
     /// Installs the Debian package that has it, unless it is there.
     pub(crate) fn install(self) -> Result<()> {
         let (program, package) = match self {
-            Self::Shmtrace | Self::Sparing | Self::Floor(_) => return Ok(()),
+            Self::Shmtrace | Self::Sparing | Self::Stopped | Self::Floor(_) => return Ok(()),
             Self::Strace => ("strace", "strace"),
             Self::PerfTrace => ("perf", "linux-perf"),
             Self::BpftraceLines | Self::BpftraceCounts => ("bpftrace", "bpftrace"),
@@ -141,7 +147,7 @@ impl Tracer {
         let words: Vec<String> = pids.iter().map(u32::to_string).collect();
         let list = words.join(",");
         match self {
-            Self::Shmtrace | Self::Sparing => {
+            Self::Shmtrace | Self::Sparing | Self::Stopped => {
                 let mut command = Command::new(programs.join("shmtrace"));
                 command.args(["--pid-tree", &list, "--format", "json"]);
                 if self == Self::Sparing {
@@ -197,7 +203,18 @@ impl Tracer {
 
     /// Starts it and waits until it traces.
     pub(crate) fn attach(self, programs: &Path, pids: &[u32]) -> Result<Attached> {
+        self.attach_with(programs, pids, &[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn attach_with(
+        self,
+        programs: &Path,
+        pids: &[u32],
+        options: &[&str],
+    ) -> Result<Attached> {
         let mut command = self.command(programs, pids);
+        command.args(options);
         let pipe = if self.is_light() {
             Stdio::piped()
         } else {
@@ -252,6 +269,15 @@ impl Attached {
     /// The tracer's process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.0.id()
+    }
+
+    /// Runs something while its process is stopped.
+    pub(crate) fn stopped<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let reader = Pid::from_raw(self.pid().cast_signed()).context("no pid")?;
+        kill_process(reader, Signal::STOP).context("cannot stop shmtrace")?;
+        let done = run();
+        kill_process(reader, Signal::CONT).context("cannot continue shmtrace")?;
+        done
     }
 
     /// Ends it as ^C would, and tells what it took.
