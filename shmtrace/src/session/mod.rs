@@ -361,7 +361,8 @@ impl<'a> Session<'a> {
         for pid in self.tree.stirred() {
             self.discovery.hint(Hint::Stirred { pid });
         }
-        let live: Vec<u32> = self.tree.pids().collect();
+        let mut live: Vec<u32> = self.tree.pids().collect();
+        live.sort_unstable();
         let changes = self.discovery.refresh(now, &live);
         for (pid, fd, socket) in self.discovery.sockets_seen(now) {
             if let (Some(member), Ok(fd)) = (self.tree.member(pid), i32::try_from(fd)) {

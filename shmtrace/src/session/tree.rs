@@ -4,9 +4,10 @@
 //! until a scan finds nothing new: attach, scan, close over children, scan again. So a fork at any moment is seen by
 //! the probes (its parent is entered already) or by a later scan.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, hash_map::Entry};
 
 use anyhow::Context as _;
+use rustc_hash::FxHashMap;
 use shmtrace_common::{PROC_PARTICIPANT, Process};
 use shmtrace_engine::ProcId;
 
@@ -24,7 +25,7 @@ pub(crate) const MOST_FDS_REMEMBERED: usize = 4096;
 /// The processes of the trees.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    members: BTreeMap<u32, Member>,
+    members: FxHashMap<u32, Member>,
     /// Members that were dead when they were looked at last, though no record said so.
     dead: BTreeSet<u32>,
     /// Whose turn it is to be looked at.
