@@ -122,6 +122,8 @@ pub struct Cursor {
 pub struct KernelOffsets {
     /// `task_struct.files`
     pub task_files: u32,
+    /// `task_struct.pid`
+    pub task_pid: u32,
     /// `task_struct.tgid`
     pub task_tgid: u32,
     /// `task_struct.signal`
@@ -194,7 +196,7 @@ const _: () = {
     assert!(size_of::<Doorbell>() == 48);
     assert!(size_of::<Cursor>() == 128);
     assert!(core::mem::offset_of!(Cursor, tail) == 64);
-    assert!(size_of::<KernelOffsets>() == 52);
+    assert!(size_of::<KernelOffsets>() == 56);
     assert!(Counter::ProcessesFull as usize + 1 == Counter::COUNT);
 };
 

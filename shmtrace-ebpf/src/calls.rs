@@ -78,7 +78,8 @@ pub fn sys_exit(ctx: &BtfTracePointContext, alone: bool) {
         }
         _ => {}
     }
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let thread = bpf_get_current_pid_tgid();
+    let pid = (thread >> 32) as u32;
     let Some(process) = PROCESSES.get_ptr_mut(pid) else {
         return;
     };
@@ -89,6 +90,7 @@ pub fn sys_exit(ctx: &BtfTracePointContext, alone: bool) {
         return;
     };
     let base = Fact {
+        thread,
         kind: Kind::Ring,
         flags: 0,
         syscall,
@@ -152,9 +154,9 @@ fn is_no_socket(result: i64) -> bool {
 /// A send failed on an fd that is no socket.
 #[inline(always)]
 fn failed(regs: *const u8, result: i64) {
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let thread = bpf_get_current_pid_tgid();
     // SAFETY: as in `sys_exit`.
-    let Some(process) = (unsafe { PROCESSES.get(pid) }) else {
+    let Some(process) = (unsafe { PROCESSES.get((thread >> 32) as u32) }) else {
         return;
     };
     let Some(tally) = Tally::this_cpu(false) else {
@@ -165,6 +167,7 @@ fn failed(regs: *const u8, result: i64) {
         return tally.count(Counter::FilteredForeign);
     }
     let fact = Fact {
+        thread,
         kind: Kind::Ring,
         flags: 0,
         syscall: kernel::number(regs),
@@ -185,12 +188,13 @@ pub fn mapping(ctx: &BtfTracePointContext) {
     if number != nr::MMAP || kernel::args(regs).fourth & MAP_TYPE != MAP_SHARED {
         return;
     }
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let thread = bpf_get_current_pid_tgid();
     // SAFETY: only the presence counts.
-    if unsafe { PROCESSES.get(pid) }.is_none() {
+    if unsafe { PROCESSES.get((thread >> 32) as u32) }.is_none() {
         return;
     }
     let fact = Fact {
+        thread,
         kind: Kind::Map,
         flags: 0,
         syscall: number,
@@ -224,12 +228,12 @@ pub fn socket_sent(ctx: &BtfTracePointContext) {
     }
     let inode = kernel::socket_inode(ctx.arg(0));
     if let Some((slot, at)) = fds::recent(inode, who) {
-        if let Some((tally, fact)) = on_socket(ctx, Kind::Ring, inode) {
+        if let Some((tally, fact)) = on_socket(ctx, who, Kind::Ring, inode) {
             tally.used(who.pid, slot);
             emit::call(tally, &fact, Some(at));
         }
     } else if let Some(process) = PROCESSES.get_ptr_mut(who.pid)
-        && let Some((tally, fact)) = on_socket(ctx, Kind::Ring, 0)
+        && let Some((tally, fact)) = on_socket(ctx, who, Kind::Ring, 0)
     {
         // SAFETY: as in `sys_exit`.
         let process = unsafe { &mut *process };
@@ -257,7 +261,7 @@ pub fn socket_received(ctx: &BtfTracePointContext) {
     let flags: u64 = ctx.arg(2);
     let peeked = flags & MSG_PEEK != 0;
     if let Some((slot, at)) = fds::recent(inode, who) {
-        if let Some((tally, fact)) = on_socket(ctx, Kind::Take, inode) {
+        if let Some((tally, fact)) = on_socket(ctx, who, Kind::Take, inode) {
             if fact.result == -EAGAIN || peeked {
                 return tally.count(Counter::FilteredEmpty);
             }
@@ -265,7 +269,7 @@ pub fn socket_received(ctx: &BtfTracePointContext) {
             emit::call(tally, &fact, Some(at));
         }
     } else if let Some(process) = PROCESSES.get_ptr_mut(who.pid)
-        && let Some((tally, fact)) = on_socket(ctx, Kind::Take, 0)
+        && let Some((tally, fact)) = on_socket(ctx, who, Kind::Take, 0)
     {
         if fact.result == -EAGAIN {
             return tally.count(Counter::FilteredEmpty);
@@ -278,11 +282,17 @@ pub fn socket_received(ctx: &BtfTracePointContext) {
 
 /// What every call on a socket by a process of the tree has in common.
 #[inline(always)]
-fn on_socket(ctx: &BtfTracePointContext, kind: Kind, inode: u64) -> Option<(Tally, Fact)> {
+fn on_socket(
+    ctx: &BtfTracePointContext,
+    who: Who,
+    kind: Kind,
+    inode: u64,
+) -> Option<(Tally, Fact)> {
     let tally = Tally::this_cpu(false)?;
     tally.count(Counter::Calls);
     let result: i64 = ctx.arg(1);
     let mut fact = Fact {
+        thread: who.thread(),
         kind,
         flags: 0,
         syscall: NO_SYSCALL,
@@ -469,7 +479,7 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
     let Some(tally) = Tally::this_cpu(!with_registers) else {
         return;
     };
-    let Sleeper::Participant(at) = sleeper(tally, with_registers) else {
+    let Sleeper::Participant(thread, at) = sleeper(ctx, tally, with_registers) else {
         return;
     };
     let (syscall, arg) = if with_registers {
@@ -478,6 +488,7 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
         (NO_SYSCALL, 0)
     };
     let fact = Fact {
+        thread,
         kind: Kind::Sleep,
         flags: 0,
         syscall,
@@ -493,28 +504,29 @@ pub fn sched_switch(ctx: &BtfTracePointContext, state: u32, with_registers: bool
 enum Sleeper {
     /// Nobody's that matters.
     Bystander,
-    /// A process that uses doorbells or maps a hub, with the doorbell that it used last.
-    Participant(Option<At>),
+    /// A thread of a process that uses doorbells or maps a hub, with the doorbell that it used last.
+    Participant(u64, Option<At>),
 }
 
 #[inline(always)]
-fn sleeper(tally: Tally, with_loads: bool) -> Sleeper {
+fn sleeper(ctx: &BtfTracePointContext, tally: Tally, with_loads: bool) -> Sleeper {
     if with_loads {
-        let who = kernel::who();
+        let who = kernel::who_is(ctx.arg(1));
         if is_bystander(who.pid) {
             return Sleeper::Bystander;
         }
         let last = tally.last(who.pid);
         if let Some(at) = last.and_then(|slot| fds::recent_at(slot, who)) {
-            return Sleeper::Participant(Some(at));
+            return Sleeper::Participant(who.thread(), Some(at));
         }
     }
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let thread = bpf_get_current_pid_tgid();
     // SAFETY: as in `sys_exit`.
-    match unsafe { PROCESSES.get(pid) } {
+    match unsafe { PROCESSES.get((thread >> 32) as u32) } {
         Some(process) if process.flags & PROC_PARTICIPANT != 0 => {
             let doorbell = fds::last_used(process);
-            Sleeper::Participant(doorbell.map(|doorbell| At::mapped_by(process, doorbell)))
+            let at = doorbell.map(|doorbell| At::mapped_by(process, doorbell));
+            Sleeper::Participant(thread, at)
         }
         _ => Sleeper::Bystander,
     }

@@ -1,19 +1,21 @@
 //! Writing records.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
 use shmtrace_common::{
     Counter, Doorbell, FLAG_TO_HOST, FLAG_TO_PEER, Kind, NO_PEER, Process, Record, SIDE_HOST,
     SIDE_PLUGIN,
 };
 
 use crate::{
-    maps::{ABI_4, Tally},
+    maps::{ABI_5, Tally},
     ring,
 };
 
 /// What a record says beyond time, place and thread.
 #[derive(Clone, Copy)]
 pub struct Fact {
+    /// pid and thread, as `bpf_get_current_pid_tgid` puts them: who knows them already need not ask again.
+    pub thread: u64,
     pub kind: Kind,
     pub flags: u8,
     pub syscall: u16,
@@ -131,16 +133,16 @@ fn header(address: u64) -> Option<[u64; HEADER_WORDS]> {
 
 #[inline(always)]
 fn put(tally: Tally, fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
-    if ABI_4.load() == 0 {
+    if ABI_5.load() == 0 {
         return false;
     }
     ring::put(tally.alone, |cpu| {
-        // SAFETY: helpers without arguments.
-        let (at, thread) = unsafe { (bpf_ktime_get_ns(), bpf_get_current_pid_tgid()) };
+        // SAFETY: a helper without arguments.
+        let at = unsafe { bpf_ktime_get_ns() };
         Record {
             at,
-            pid: (thread >> 32) as u32,
-            tid: thread as u32,
+            pid: (fact.thread >> 32) as u32,
+            tid: fact.thread as u32,
             kind: fact.kind as u8,
             flags: flags | fact.flags,
             cpu: cpu as u16,

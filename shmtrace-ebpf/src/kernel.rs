@@ -91,6 +91,8 @@ pub fn socket_inode(sock: *const u8) -> u64 {
 pub struct Who {
     /// Its pid (tgid) in the initial pid namespace.
     pub pid: u32,
+    /// Its thread there.
+    pub tid: u32,
     /// Grows with each program that it executes.
     pub image: u64,
 }
@@ -98,14 +100,30 @@ pub struct Who {
 /// The current process by plain loads, which cost a fraction of a helper; from 5.11.
 #[inline(always)]
 pub fn who() -> Who {
+    // SAFETY: a helper without arguments.
+    who_is(unsafe { bpf_get_current_task_btf() } as *const u8)
+}
+
+/// The same of a BTF-typed `struct task_struct *`, where that is at hand.
+#[inline(always)]
+pub fn who_is(task: *const u8) -> Who {
     let offsets = OFFSETS.load();
-    // SAFETY: a BTF-typed pointer to the current task, as in `socket_inode`.
+    // SAFETY: a BTF-typed pointer, as in `socket_inode`.
     unsafe {
-        let task = bpf_get_current_task_btf() as *const u8;
+        let word = |offset: u32| core::ptr::read_volatile(task.add(offset as usize).cast::<u32>());
         Who {
-            pid: core::ptr::read_volatile(task.add(offsets.task_tgid as usize).cast::<u32>()),
+            pid: word(offsets.task_tgid),
+            tid: word(offsets.task_pid),
             image: read(task, offsets.task_exec_id as usize),
         }
+    }
+}
+
+impl Who {
+    /// As `bpf_get_current_pid_tgid` puts it.
+    #[inline(always)]
+    pub fn thread(self) -> u64 {
+        u64::from(self.pid) << 32 | u64::from(self.tid)
     }
 }
 

@@ -12,10 +12,10 @@ use shmtrace_common::{
 
 use crate::atomic;
 
-/// Set to 1 by a loader that speaks version 4 of the ABI; probes that lack the name are refused by it, and probes
+/// Set to 1 by a loader that speaks version 5 of the ABI; probes that lack the name are refused by it, and probes
 /// whose loader does not know the name write nothing.
 #[unsafe(no_mangle)]
-pub static ABI_4: Global<u32> = Global::new(0);
+pub static ABI_5: Global<u32> = Global::new(0);
 
 /// Not 0 where programs at tracepoints can be preempted; set by the loader.
 #[unsafe(no_mangle)]
@@ -25,6 +25,7 @@ pub static PREEMPTIBLE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     task_files: 0,
+    task_pid: 0,
     task_tgid: 0,
     task_signal: 0,
     task_exec_id: 0,

@@ -104,6 +104,7 @@ fn current_pid() -> u32 {
 
 fn fact(kind: Kind, arg: u64, flags: u8) -> Fact {
     Fact {
+        thread: bpf_get_current_pid_tgid(),
         kind,
         flags,
         syscall: NO_SYSCALL,

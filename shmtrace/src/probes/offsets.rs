@@ -12,6 +12,7 @@ pub(super) fn read() -> Result<KernelOffsets, String> {
     let field = |structure: &str, names: &[&str]| field(&types, structure, names);
     Ok(KernelOffsets {
         task_files: field("task_struct", &["files"])?,
+        task_pid: field("task_struct", &["pid"])?,
         task_tgid: field("task_struct", &["tgid"])?,
         task_signal: field("task_struct", &["signal"])?,
         task_exec_id: field("task_struct", &["self_exec_id"])?,
