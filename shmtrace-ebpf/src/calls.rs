@@ -510,7 +510,7 @@ enum Sleeper {
 
 #[inline(always)]
 fn sleeper(ctx: &BtfTracePointContext, tally: Tally, with_loads: bool) -> Sleeper {
-    if with_loads {
+    let thread = if with_loads {
         let who = kernel::who_is(ctx.arg(1));
         if is_bystander(who.pid) {
             return Sleeper::Bystander;
@@ -519,8 +519,10 @@ fn sleeper(ctx: &BtfTracePointContext, tally: Tally, with_loads: bool) -> Sleepe
         if let Some(at) = last.and_then(|slot| fds::recent_at(slot, who)) {
             return Sleeper::Participant(who.thread(), Some(at));
         }
-    }
-    let thread = bpf_get_current_pid_tgid();
+        who.thread()
+    } else {
+        bpf_get_current_pid_tgid()
+    };
     // SAFETY: as in `sys_exit`.
     match unsafe { PROCESSES.get((thread >> 32) as u32) } {
         Some(process) if process.flags & PROC_PARTICIPANT != 0 => {

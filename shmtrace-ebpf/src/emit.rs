@@ -11,7 +11,7 @@ use crate::{
     ring,
 };
 
-/// What a record says beyond time, place and thread.
+/// What a record says beyond time and place.
 #[derive(Clone, Copy)]
 pub struct Fact {
     /// pid and thread, as `bpf_get_current_pid_tgid` puts them: who knows them already need not ask again.

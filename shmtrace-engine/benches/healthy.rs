@@ -128,13 +128,13 @@ impl World {
         ];
         for (proc, kind) in events {
             self.now += APART;
-            self.engine.handle(Input::Event(Event {
+            self.engine.event_seen(&Event {
                 at: Mono(self.now),
                 cpu: 0,
                 proc,
                 tid: Tid(proc.pid),
                 kind,
-            }));
+            });
         }
         6
     }

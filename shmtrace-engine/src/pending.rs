@@ -42,10 +42,10 @@ impl Pending {
     }
 
     /// Removes the first event of all.
-    pub(crate) fn remove_first(&mut self) {
+    pub(crate) fn remove_first(&mut self) -> Option<Event> {
         match self.sorted.front() {
-            Some(first) if self.is_before_late(first) => drop(self.sorted.pop_front()),
-            _ => drop(self.late.pop_first()),
+            Some(first) if self.is_before_late(first) => self.sorted.pop_front(),
+            _ => Some(self.late.pop_first()?.1),
         }
     }
 
@@ -64,24 +64,19 @@ mod tests {
         input::EventKind,
     };
 
-    fn event(at: u64, cpu: u16) -> Event {
-        let (proc, tid) = (ProcId { pid: 1, start: 1 }, Tid(1));
-        let (at, kind) = (Mono(at), EventKind::Exec);
+    fn event(at: u64, arrival: u32) -> Event {
         Event {
-            at,
-            cpu,
-            proc,
-            tid,
-            kind,
+            at: Mono(at),
+            cpu: 0,
+            proc: ProcId { pid: 1, start: 1 },
+            tid: Tid(arrival),
+            kind: EventKind::Exec,
         }
     }
 
-    fn pop(pending: &mut Pending, until: u64) -> Option<Event> {
-        let first = pending.first_until(Mono(until)).copied();
-        if first.is_some() {
-            pending.remove_first();
-        }
-        first
+    fn pop(pending: &mut Pending, until: Mono) -> Option<Event> {
+        pending.first_until(until)?;
+        pending.remove_first()
     }
 
     /// Numbers without a pattern, the same in each run.
@@ -103,26 +98,25 @@ mod tests {
             let mut pending = Pending::default();
             let (mut expected, mut out) = (Vec::new(), Vec::new());
             let mut done = 0;
-            for _ in 0..next(60) {
+            for arrival in 0..next(60) {
                 // Never before what has been taken out.
                 let at = done + next(40);
-                pending.push(&event(at, next(4) as u16));
-                expected.push(at);
+                let event = event(at, arrival as u32);
+                pending.push(&event);
+                expected.push(event);
                 if next(5) == 0 {
+                    // What comes as late as that is not handed in any more.
                     done += next(30);
-                    out.extend(std::iter::from_fn(|| pop(&mut pending, done)));
-                    let due = expected.iter().filter(|at| **at <= done).count();
-                    assert_eq!(
-                        out.len(),
-                        due,
-                        "all that is due by {done}, and nothing else"
-                    );
+                    let until = Mono(done.saturating_sub(1));
+                    out.extend(std::iter::from_fn(|| pop(&mut pending, until)));
+                    let due = expected.iter().filter(|event| event.at <= until).count();
+                    assert_eq!(out.len(), due, "all that is due by {done}, nothing else");
                 }
                 assert_eq!(pending.len(), expected.len() - out.len());
             }
-            out.extend(std::iter::from_fn(|| pop(&mut pending, u64::MAX)));
-            expected.sort_unstable();
-            let out: Vec<u64> = out.iter().map(|event| event.at.0).collect();
+            out.extend(std::iter::from_fn(|| pop(&mut pending, Mono(u64::MAX))));
+            // Of equal times what came first comes first.
+            expected.sort_by_key(|event| event.at);
             assert_eq!(out, expected);
         }
     }

@@ -63,7 +63,8 @@ pub(crate) fn interrupt(child: &Child) -> Result<()> {
     signal(child, Signal::INT)
 }
 
-fn signal(child: &Child, signal: Signal) -> Result<()> {
+/// Sends a signal to a child that was not waited for yet.
+pub(crate) fn signal(child: &Child, signal: Signal) -> Result<()> {
     let pid = Pid::from_child(child);
     kill_process(pid, signal).with_context(|| format!("cannot signal process {}", child.id()))
 }

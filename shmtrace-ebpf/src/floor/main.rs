@@ -1,7 +1,7 @@
 //! What nobody who watches the same places can avoid: programs that do next to nothing, for `cargo xtask bench` to measure
 //! beside the probes.
 //!
-//! At the sockets and at `sched_switch`, where the probes are: nothing at all; the cheapest look whether the process is
+//! At the sockets and at `sched_switch`, where the probes are: nothing at all; a look into an array whether the process is
 //! traced; that with a record as long as a probe's, which nobody reads; and that with the indexes of a ring. At the exit of
 //! system calls, by each of the three kinds of tracepoints: a hash lookup of the process.
 #![no_std]
@@ -61,19 +61,19 @@ pub fn nothing_switched(_ctx: BtfTracePointContext) -> i32 {
 /// A doorbell is rung, perhaps by a traced process.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn lookup_sent(_ctx: BtfTracePointContext) -> i32 {
-    i32::from(is_traced())
+    i32::from(is_traced(thread()))
 }
 
 /// A token is taken, perhaps by a traced process.
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn lookup_received(_ctx: BtfTracePointContext) -> i32 {
-    i32::from(is_traced())
+    i32::from(is_traced(thread()))
 }
 
 /// A thread is switched out, perhaps a traced one.
 #[btf_tracepoint(function = "sched_switch")]
 pub fn lookup_switched(_ctx: BtfTracePointContext) -> i32 {
-    i32::from(is_traced())
+    i32::from(is_traced(thread()))
 }
 
 /// A doorbell is rung; leaves a record.
@@ -138,45 +138,54 @@ pub fn call_classic(_ctx: TracePointContext) -> u32 {
     u32::from(is_in_tree())
 }
 
+/// pid and thread of the current task.
 #[inline(always)]
-fn pid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+fn thread() -> u64 {
+    bpf_get_current_pid_tgid()
 }
 
 #[inline(always)]
-fn is_traced() -> bool {
-    PIDS.get(pid() % PID_SLOTS).is_some_and(|slot| *slot != 0)
+fn pid(thread: u64) -> u32 {
+    (thread >> 32) as u32
+}
+
+#[inline(always)]
+fn is_traced(thread: u64) -> bool {
+    let slot = PIDS.get(pid(thread) % PID_SLOTS);
+    slot.is_some_and(|slot| *slot != 0)
 }
 
 #[inline(always)]
 fn is_in_tree() -> bool {
     // SAFETY: only the presence counts.
-    unsafe { TREE.get(pid()) }.is_some()
+    unsafe { TREE.get(pid(thread())) }.is_some()
 }
 
 #[inline(always)]
 fn record_with_ring(kind: Kind) -> i32 {
-    if !is_traced() {
+    let thread = thread();
+    if !is_traced(thread) {
         return 0;
     }
-    let address = RINGS.get(pid() % PID_SLOTS).copied().unwrap_or(0);
+    let address = RINGS.get(pid(thread) % PID_SLOTS).copied().unwrap_or(0);
     // SAFETY: the helper checks the address; the words from head to tail are read at once, as the probes do.
     match unsafe { bpf_probe_read_user(address as *const [u64; 9]) } {
-        Ok(header) => write(kind, [header[0], header[8], 0, 0]),
+        Ok(header) => write(kind, thread, [header[0], header[8], 0, 0]),
         Err(_) => 0,
     }
 }
 
 #[inline(always)]
 fn record(kind: Kind) -> i32 {
-    if !is_traced() {
+    let thread = thread();
+    if !is_traced(thread) {
         return 0;
     }
-    write(kind, [0; 4])
+    write(kind, thread, [0; 4])
 }
 
 #[inline(always)]
-fn write(kind: Kind, rings: [u64; 4]) -> i32 {
+fn write(kind: Kind, thread: u64, rings: [u64; 4]) -> i32 {
     let Some(next) = NEXT.get_ptr_mut(0) else {
         return 0;
     };
@@ -188,12 +197,11 @@ fn write(kind: Kind, rings: [u64; 4]) -> i32 {
     let Some(at) = RECORDS.get_ptr_mut(number % ROOM) else {
         return 0;
     };
-    let thread = bpf_get_current_pid_tgid();
     // SAFETY: this CPU's own, and a helper without arguments.
     unsafe {
         at.write(Record {
             at: bpf_ktime_get_ns(),
-            pid: (thread >> 32) as u32,
+            pid: pid(thread),
             tid: thread as u32,
             kind: kind as u8,
             flags: 0,

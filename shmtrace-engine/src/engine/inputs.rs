@@ -1,6 +1,6 @@
 //! Taking inputs: topology, events in the order of their times, losses, samples.
 
-use super::{Begun, End, Engine, Healed, Peer, findings::woken_by};
+use super::{Begun, End, Engine, Healed, Peer, Vacancy, findings::woken_by};
 use crate::{
     Direction, HubId, LaneId, Mono, ProcId, State,
     condition::Key,
@@ -62,13 +62,13 @@ impl Engine {
             binding.plugin,
         ) {
             (before, Some(now)) if before != Some(now) => None,
-            // The hub has parted with it.
-            (Some(_), None) => vacant.or(Some(false)),
+            (Some(_), None) => vacant.or(Some(Vacancy::Parted)),
             _ => vacant,
         };
         let now = self.now.max(self.attached);
-        let begun = previous.filter(|_| !changed).and_then(|peer| peer.begun);
-        let bound_at = previous.filter(|_| !changed).map(|peer| peer.bound_at);
+        let settled = previous.filter(|_| !changed);
+        let begun = settled.and_then(|peer| peer.begun);
+        let bound_at = settled.map_or(now, |peer| peer.bound_at);
         if changed {
             self.ends
                 .retain(|_, end| end.rings != to_peer && end.rings != to_host);
@@ -104,7 +104,7 @@ impl Engine {
         let key = (binding.hub, binding.peer);
         let peer = Peer {
             binding,
-            bound_at: bound_at.unwrap_or(now),
+            bound_at,
             begun,
             vacant,
         };
@@ -118,7 +118,7 @@ impl Engine {
         for (key, peer) in &mut self.peers {
             let is_plugin = peer.binding.plugin == Some(proc);
             if is_plugin {
-                peer.vacant = Some(true);
+                peer.vacant = Some(Vacancy::Ended);
             }
             if is_plugin || peer.binding.host == Some(proc) {
                 concerned.push(*key);
@@ -143,7 +143,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn queue(&mut self, event: &Event) {
+    /// What a record says: [`Input::Event`](crate::input::Input::Event) for those who have very many.
+    pub fn event_seen(&mut self, event: &Event) {
         if event.at < self.sorted_until {
             // Too late to be sorted in: the history has a hole where it belongs.
             self.summary.evicted += 1;
@@ -155,15 +156,10 @@ impl Engine {
         }
         if self.pending.len() >= MOST_PENDING {
             self.summary.evicted += 1;
-            let first = self
-                .pending
-                .first_until(Mono(u64::MAX))
-                .map(|first| first.at);
-            if let Some(at) = first {
-                self.pending.remove_first();
+            if let Some(first) = self.pending.remove_first() {
                 self.lost(Loss {
-                    from: at,
-                    to: at,
+                    from: first.at,
+                    to: first.at,
                     records: 1,
                 });
             }

@@ -1,7 +1,7 @@
 //! Looking at lanes: when, and what follows from what is seen.
 
 use super::{
-    Engine, HEALED_WAIT, Healed, LOOK_LOST,
+    Engine, HEALED_WAIT, Healed, LOOK_LOST, Vacancy,
     findings::{evidence, woken_by},
 };
 use crate::{
@@ -100,7 +100,7 @@ impl Engine {
             plugin_left: self
                 .peers
                 .get(&(id.hub, id.peer))
-                .is_some_and(|peer| peer.vacant == Some(true)),
+                .is_some_and(|peer| peer.vacant == Some(Vacancy::Ended)),
         };
         match stuck::shown(&seen, &known) {
             Shown::Moving => {

@@ -14,7 +14,7 @@ use crate::{
     Config, HubId, LaneId, Mono, Output, PeerId, SocketInode, Summary,
     condition::Conditions,
     hubs::Hub,
-    input::{Event, Indexes, Input, MemoryObservation, PeerBinding, Sample},
+    input::{Indexes, Input, MemoryObservation, PeerBinding, Sample},
     lane::{Lane, Suspicion},
     pending::Pending,
     servers::Servers,
@@ -67,9 +67,17 @@ struct Peer {
     bound_at: Mono,
     /// When the plugin that is bound now was first known to have rung: its rings have begun by then.
     begun: Option<Begun>,
-    /// It is without its plugin, and whether that was seen to end: its rings begin anew for the next one, which may be before
-    /// it is known.
-    vacant: Option<bool>,
+    /// It is without its plugin: its rings begin anew for the next one, which may be before it is known.
+    vacant: Option<Vacancy>,
+}
+
+/// How a peer came to be without its plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vacancy {
+    /// The hub has parted with it.
+    Parted,
+    /// It was seen to end.
+    Ended,
 }
 
 /// The first ring of a plugin.
@@ -143,11 +151,6 @@ impl Engine {
             Input::Hub(seen) => self.hub_observed(&seen),
             Input::Memory(seen) => self.memory_observed(&seen),
         }
-    }
-
-    /// What a record says: [`Input::Event`] for those who have very many.
-    pub fn event_seen(&mut self, event: &Event) {
-        self.queue(event);
     }
 
     fn binding(&self, peer: (HubId, PeerId)) -> Option<&PeerBinding> {

@@ -87,6 +87,7 @@ mod tests {
         assert!(!dismissed.is_due(file, Mono(YOUNG + 1)));
         assert!(dismissed.is_due(file, Mono(YOUNG + AGAIN)));
     }
+
     #[test]
     fn with_more_files_than_are_remembered_all_are_looked_at_anew() {
         let mut dismissed = Dismissed::default();

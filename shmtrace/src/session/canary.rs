@@ -145,6 +145,9 @@ impl Session<'_> {
 
     /// Tells the engine whose it is.
     pub(super) fn tell(&mut self, input: Input) -> anyhow::Result<()> {
+        if let Input::Event(event) = &input {
+            return self.tell_event(event);
+        }
         match (self.belongings.owner(&input), &mut self.canary) {
             (Owner::Canary, Some(canary)) => canary.tell(input),
             (Owner::Both, Some(canary)) => {

@@ -362,6 +362,7 @@ impl<'a> Session<'a> {
             self.discovery.hint(Hint::Stirred { pid });
         }
         let mut live: Vec<u32> = self.tree.pids().collect();
+        // So that names and numbers are given in the same order each time.
         live.sort_unstable();
         let changes = self.discovery.refresh(now, &live);
         for (pid, fd, socket) in self.discovery.sockets_seen(now) {

@@ -136,7 +136,7 @@ impl Tree {
         self.members.values().any(|member| member.forgot_fds)
     }
 
-    /// Pids of all.
+    /// Pids of all, in no order.
     pub(crate) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.members.keys().copied()
     }
@@ -177,17 +177,19 @@ impl Tree {
             }
         }
         self.dead.retain(|pid| self.members.contains_key(pid));
+        gone.sort_unstable();
         gone
     }
 
     /// Compares with `/proc` after records were lost: who is gone, who came unseen.
     pub(crate) fn resync(&mut self, probes: &mut Probes) -> Vec<ProcId> {
-        let gone: Vec<u32> = self
+        let mut gone: Vec<u32> = self
             .members
             .iter()
             .filter(|(pid, m)| id_of(**pid) != Some(m.id))
             .map(|(pid, _)| *pid)
             .collect();
+        gone.sort_unstable();
         let gone: Vec<ProcId> = gone
             .into_iter()
             .filter_map(|pid| self.exited(pid))

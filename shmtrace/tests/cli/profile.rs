@@ -51,10 +51,9 @@ const GROWING: &str = "bash -c 'while :; do :; done' & bash -c 'while :; do slee
 #[test]
 #[ignore = "privileged: run by cargo xtask test"]
 fn what_full_tables_do_not_take_is_said() {
-    fn fill<K: Pod, V: Pod>(profile: u32, table: &str, entries: impl Iterator<Item = (K, V)>) {
+    fn fill<K: Pod, V: Pod>(profile: u32, table: &str, mut entries: impl Iterator<Item = (K, V)>) {
         let table = find_table(profile, table).unwrap();
         let mut table = HashMap::<_, K, V>::try_from(Map::HashMap(table)).unwrap();
-        let mut entries = entries;
         assert!(entries.any(|(key, value)| table.insert(key, value, 0).is_err()));
     }
     // Numbers that no process has.

@@ -9,7 +9,7 @@ use super::{
 
 /// What a call takes untraced on the machine that the goals were set on, ns.
 const CALL_THERE: f64 = 300.0;
-/// What is hardly avoidable.
+/// The least that a tracer does.
 const FLOOR: Tracer = Tracer::Floor("sockets-lookup");
 
 /// One line of the table.

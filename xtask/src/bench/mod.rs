@@ -31,7 +31,7 @@ const SPIN_MORE: u32 = 3;
 /// How long a load runs before it is measured, with and without a tracer: shmtrace takes a tenth of a second to see that it
 /// is a heavy one, and another to do without what that makes dear.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// A reader is stopped for so long at a time: its buffers take all that is recorded meanwhile.
+/// A reader is stopped for so long at a time. Its buffers take what is recorded meanwhile; the report says so if not.
 const STOPPED: Duration = Duration::from_millis(20);
 /// An idle tree is watched for so many windows of this length: the first ones show the looks at what is new.
 const IDLE_WINDOWS: usize = 4;
@@ -105,7 +105,7 @@ impl Bench {
         if tracers.contains(&tracer::FLOORS[0]) {
             report.timed = programs::measure(self, &mut report.absent)?;
         }
-        report.parts = parts::measure(self, &mut report.absent)?;
+        report.parts = parts::measure(self, &mut report.absent);
         report.growth = growth::measure(self)?;
         report.delays = delay::measure(self)?;
         report.idle = Self::idle(&[])?;
@@ -132,39 +132,70 @@ impl Bench {
         let rate = |load: &mut Load, time| Ok([load.trips_a_second(time)?]);
         eprintln!("measuring SAME");
         let mut pair = self.pair(Placement::Same)?;
-        self.in_turn(&mut rows, &mut pair, self.pairs, rate, |row, seen| {
-            row.same.push(seen.traced[0] / seen.untraced[0]);
-            row.same_untraced.push(seen.untraced[0]);
-            row.costs.push(seen.cost);
-        })?;
+        self.in_turn(
+            &mut rows,
+            &mut pair,
+            self.pairs,
+            |_| true,
+            rate,
+            |row, seen| {
+                row.same.push(seen.traced[0] / seen.untraced[0]);
+                row.same_untraced.push(seen.untraced[0]);
+                row.costs.push(seen.cost);
+            },
+        )?;
         drop(pair);
 
         eprintln!("measuring SPIN");
         let mut pair = self.pair(Placement::Spin)?;
         let often = self.pairs * SPIN_MORE;
-        self.in_turn(&mut rows, &mut pair, often, rate, |row, seen| {
-            row.spin.push(seen.traced[0] / seen.untraced[0]);
-            row.spin_untraced.push(seen.untraced[0]);
-            row.costs.push(seen.cost);
-        })?;
+        self.in_turn(
+            &mut rows,
+            &mut pair,
+            often,
+            |_| true,
+            rate,
+            |row, seen| {
+                row.spin.push(seen.traced[0] / seen.untraced[0]);
+                row.spin_untraced.push(seen.untraced[0]);
+                row.costs.push(seen.cost);
+            },
+        )?;
 
         eprintln!("measuring paced");
         let paced = |load: &mut Load, time| load.paced(time);
-        self.in_turn(&mut rows, &mut pair, self.pairs, paced, |row, seen| {
-            for (at, (traced, untraced)) in seen.traced.into_iter().zip(seen.untraced).enumerate() {
-                row.paced[at].push(traced);
-                row.paced_untraced[at].push(untraced);
-            }
-        })?;
+        let runs = |tracer| tracer != Tracer::Stopped;
+        self.in_turn(
+            &mut rows,
+            &mut pair,
+            self.pairs,
+            runs,
+            paced,
+            |row, seen| {
+                for (at, (traced, untraced)) in
+                    seen.traced.into_iter().zip(seen.untraced).enumerate()
+                {
+                    row.paced[at].push(traced);
+                    row.paced_untraced[at].push(untraced);
+                }
+            },
+        )?;
         drop(pair);
 
         eprintln!("measuring micro");
         let mut doorbell = Load::doorbell(&workspace::built("release"), &self.transport, "0", 0)?;
         let call = |load: &mut Load, time| Ok([load.per_call("micro", time)?]);
-        self.in_turn(&mut rows, &mut doorbell, self.pairs, call, |row, seen| {
-            row.micro.push(seen.traced[0] - seen.untraced[0]);
-            row.micro_untraced.push(seen.untraced[0]);
-        })?;
+        self.in_turn(
+            &mut rows,
+            &mut doorbell,
+            self.pairs,
+            runs,
+            call,
+            |row, seen| {
+                row.micro.push(seen.traced[0] - seen.untraced[0]);
+                row.micro_untraced.push(seen.untraced[0]);
+            },
+        )?;
         Ok(rows)
     }
 
@@ -174,6 +205,7 @@ impl Bench {
         rows: &mut [Row],
         load: &mut Load,
         rounds: u32,
+        measures: impl Fn(Tracer) -> bool,
         mut run: impl FnMut(&mut Load, Duration) -> Result<[f64; FIGURES]>,
         mut keep: impl FnMut(&mut Row, Seen<FIGURES>),
     ) -> Result<()> {
@@ -184,7 +216,7 @@ impl Bench {
         let mut before = measure(load, &mut run)?;
         for round in 0..rounds {
             for row in &mut *rows {
-                if round >= self.pairs && !row.tracer.is_light() {
+                if round >= self.pairs && !row.tracer.is_light() || !measures(row.tracer) {
                     continue;
                 }
                 let attached = row

@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{Bench, WARM_UP, load::Placement, tracer::Tracer};
 use crate::{
+    apt,
     process::{self, Guard},
     workspace,
 };
@@ -55,40 +55,41 @@ const ELSEWHERE: &str = "libraries";
 pub(crate) type Parts = Vec<(&'static str, f64)>;
 
 /// Samples shmtrace while a pair in SAME calls each other.
-pub(super) fn measure(bench: &Bench, absent: &mut Vec<String>) -> Result<Parts> {
+pub(super) fn measure(bench: &Bench, absent: &mut Vec<String>) -> Parts {
     eprintln!("measuring parts");
-    if let Err(error) = Tracer::PerfTrace.install() {
+    sample(bench).unwrap_or_else(|error| {
         absent.push(format!("parts of the processor time: {error:#}"));
-        return Ok(Parts::new());
-    }
+        Parts::new()
+    })
+}
+
+fn sample(bench: &Bench) -> Result<Parts> {
+    Tracer::PerfTrace.install()?;
+    apt::install(&["binutils"])?;
     let programs = workspace::built("release");
     let mut pair = bench.pair(Placement::Same)?;
     let attached = Tracer::Shmtrace.attach(&programs, &pair.pids)?;
     pair.trips_a_second(WARM_UP)?;
     let pid = attached.pid();
     let base = base(pid).context("cannot tell where shmtrace is in memory")?;
-    let samples = workspace::built("release").join("bench.perf");
-    let mut perf = Guard(
-        process::command(
-            "perf",
-            ["record", "--quiet", "--event", "cpu-clock", "--freq"],
-        )
-        .args([FREQUENCY, "--pid", &pid.to_string(), "--output"])
-        .arg(&samples)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .context("cannot start perf")?,
+    let samples = programs.join("bench.perf");
+    let mut perf = process::command(
+        "perf",
+        ["record", "--quiet", "--event", "cpu-clock", "--freq"],
     );
+    perf.args([FREQUENCY, "--pid", &pid.to_string(), "--output"])
+        .arg(&samples);
+    perf.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut perf = Guard(perf.spawn().context("cannot start perf")?);
     pair.trips_a_second(TIME)?;
-    let sampler = Pid::from_raw(perf.0.id().cast_signed()).context("no pid")?;
-    kill_process(sampler, Signal::INT).context("cannot interrupt perf")?;
+    process::interrupt(&perf.0)?;
     perf.0.wait().context("cannot wait for perf")?;
     attached.detach()?;
     let mut script = process::command("perf", ["script", "--fields", "ip", "--input"]);
-    let text = process::output(script.arg(&samples)).context("perf script fails")?;
-    fs::remove_file(&samples).context("cannot remove the samples")?;
+    let text = process::output(script.arg(&samples));
+    fs::remove_file(&samples).context("perf left no samples")?;
     let addresses: Vec<u64> = text
+        .context("perf script fails")?
         .split_whitespace()
         .filter_map(|word| u64::from_str_radix(word, 16).ok())
         .collect();
@@ -136,6 +137,7 @@ fn sources(addresses: &[u64], program: &Path) -> Result<Vec<Vec<String>>> {
         .context("cannot start addr2line, of binutils")?;
     let mut input = resolver.stdin.take().context("it has no stdin")?;
     let addresses = addresses.to_vec();
+    let number = addresses.len();
     let writer = std::thread::spawn(move || {
         let mut lines = addresses.iter();
         lines.try_for_each(|address| writeln!(input, "{address:x}"))
@@ -145,6 +147,7 @@ fn sources(addresses: &[u64], program: &Path) -> Result<Vec<Vec<String>>> {
         .context("cannot read from addr2line")?;
     let written = writer.join().unwrap_or(Ok(()));
     written.context("cannot write to addr2line")?;
+    ensure!(output.status.success(), "addr2line: {}", output.status);
     let mut frames: Vec<Vec<String>> = Vec::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         if line.starts_with("0x") {
@@ -153,6 +156,7 @@ fn sources(addresses: &[u64], program: &Path) -> Result<Vec<Vec<String>>> {
             last.push(line.to_owned());
         }
     }
+    ensure!(frames.len() == number, "addr2line left addresses out");
     Ok(frames)
 }
 

@@ -3,7 +3,11 @@
 //! Timing costs more than some of them do, so it is a measurement of its own: of a round trip, it tells what lies within the
 //! programs; what a round trip takes longer beyond that is what they do to everything else.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{FromRawFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -15,7 +19,6 @@ use super::{
 };
 use crate::workspace;
 
-const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// Whose programs are timed.
 const TIMED: [Tracer; 4] = [
     Tracer::Shmtrace,
@@ -39,17 +42,39 @@ pub(crate) struct Timed {
 /// Times the programs of each tracer in turn.
 pub(super) fn measure(bench: &Bench, absent: &mut Vec<String>) -> Result<Vec<Timed>> {
     eprintln!("measuring programs");
-    let before = fs::read_to_string(SWITCH);
-    if let Err(error) = before.and_then(|_| fs::write(SWITCH, "1")) {
-        absent.push(format!("time within programs: {SWITCH}: {error}"));
-        return Ok(Vec::new());
+    let _timing = match enable_stats() {
+        Ok(timing) => timing,
+        Err(error) => {
+            absent.push(format!("time within programs: {error}"));
+            return Ok(Vec::new());
+        }
+    };
+    let mut rows = placed(bench, Placement::Same)?;
+    rows.extend(placed(bench, Placement::Spin)?);
+    Ok(rows)
+}
+
+/// Has the kernel time all programs for as long as what it returns is open (`BPF_ENABLE_STATS`, from 5.8).
+fn enable_stats() -> io::Result<OwnedFd> {
+    const BPF_ENABLE_STATS: libc::c_int = 32;
+    /// Its part of `union bpf_attr`: `BPF_STATS_RUN_TIME`.
+    const RUN_TIME: u32 = 0;
+    let kind = RUN_TIME;
+    // SAFETY: the kernel reads as many bytes of `kind` as it is told.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_ENABLE_STATS,
+            &raw const kind,
+            size_of_val(&kind),
+        )
+    };
+    let fd = i32::try_from(fd).unwrap_or(-1);
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
     }
-    let rows = [Placement::Same, Placement::Spin]
-        .into_iter()
-        .map(|placement| placed(bench, placement))
-        .collect::<Result<Vec<_>>>();
-    fs::write(SWITCH, "0").with_context(|| format!("cannot write {SWITCH}"))?;
-    Ok(rows?.into_iter().flatten().collect())
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn placed(bench: &Bench, placement: Placement) -> Result<Vec<Timed>> {
@@ -63,13 +88,13 @@ fn placed(bench: &Bench, placement: Placement) -> Result<Vec<Timed>> {
         for row in &mut rows {
             let attached = row.tracer.attach(&programs, &pair.pids)?;
             pair.trips_a_second(WARM_UP)?;
-            let account = Account::of(attached.pid())?;
+            let account = Runs::of(attached.pid())?;
             let (trips, took) = pair.trips(bench.time())?;
-            let account = Account::of(attached.pid())?.since(&account);
+            let account = Runs::of(attached.pid())?.since(&account);
             attached.detach()?;
             pair.trips_a_second(WARM_UP)?;
             let after = trip(&mut pair, bench.time())?;
-            row.runs.push(account.runs as f64 / trips);
+            row.runs.push(account.number as f64 / trips);
             row.inside.push(account.nanos as f64 / trips);
             let untraced = f64::midpoint(before, after);
             row.longer.push(took.as_nanos() as f64 / trips - untraced);
@@ -93,12 +118,12 @@ impl Timed {
 
 /// What the kernel counted of a process's programs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Account {
-    runs: u64,
+struct Runs {
+    number: u64,
     nanos: u64,
 }
 
-impl Account {
+impl Runs {
     fn of(pid: u32) -> Result<Self> {
         let folder = format!("/proc/{pid}/fdinfo");
         let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))?;
@@ -109,7 +134,7 @@ impl Account {
             .collect();
         let sum = |of: fn(&Self) -> u64| programs.values().map(of).sum();
         Ok(Self {
-            runs: sum(|account| account.runs),
+            number: sum(|account| account.number),
             nanos: sum(|account| account.nanos),
         })
     }
@@ -125,7 +150,7 @@ impl Account {
         Some((
             field("prog_id")?,
             Self {
-                runs: field("run_cnt")?,
+                number: field("run_cnt")?,
                 nanos: field("run_time_ns")?,
             },
         ))
@@ -133,7 +158,7 @@ impl Account {
 
     fn since(self, before: &Self) -> Self {
         Self {
-            runs: self.runs.saturating_sub(before.runs),
+            number: self.number.saturating_sub(before.number),
             nanos: self.nanos.saturating_sub(before.nanos),
         }
     }
@@ -141,16 +166,16 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::Account;
+    use super::Runs;
 
     #[test]
     fn programs_are_told_from_links() {
         let program = "pos:\t0\nprog_type:\t26\nprog_id:\t7\nrun_time_ns:\t900\nrun_cnt:\t3\n";
-        let account = Account {
-            runs: 3,
+        let account = Runs {
+            number: 3,
             nanos: 900,
         };
-        assert_eq!(Account::parse(program), Some((7, account)));
-        assert_eq!(Account::parse("link_type:\ttracing\nprog_id:\t7\n"), None);
+        assert_eq!(Runs::parse(program), Some((7, account)));
+        assert_eq!(Runs::parse("link_type:\ttracing\nprog_id:\t7\n"), None);
     }
 }

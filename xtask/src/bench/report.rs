@@ -133,7 +133,10 @@ impl Report {
              * SPIN: each on its own processor beside a SCHED_IDLE spinner, so that neither halts: a busy machine. The same share.\n\
              * micro: nanoseconds added to one `sendto` or `recvfrom` on a doorbell.\n\
              * paced: microseconds of a round trip, median / 99th percentile, with a pause of 200 us after each, placed as in SPIN.\n\
-             * floor: what any tracer at these places costs; the programs do what the row says and nothing else.\n"
+             * its reader stopped meanwhile: stopped (SIGSTOP) for {} ms at a time while that time is measured, and running in between, so \
+             that what is left is what the programs cost.\n\
+             * floor: what a tracer at these places costs that does what the row says and nothing else.\n",
+            super::STOPPED.as_millis()
         )?;
         self.write_rows(text)?;
         for absent in &self.absent {
@@ -141,6 +144,14 @@ impl Report {
         }
         if let Some(row) = self.rows.first() {
             write_costs(row, text)?;
+        }
+        let stopped = self.rows.iter().find(|row| row.tracer == Tracer::Stopped);
+        let lost = stopped.map_or(0, |row| row.costs.iter().map(|cost| cost.lost).sum());
+        if lost > 0 {
+            writeln!(
+                text,
+                "\nOf the stopped reader {lost} records were lost, so that its row shows in part what a full buffer costs."
+            )?;
         }
         self.write_bystanders(text)?;
         self.write_timed(text)?;
@@ -201,7 +212,7 @@ impl Report {
         writeln!(
             text,
             "\nWhere a round trip's time goes, by the kernel's account of the programs (`kernel.bpf_stats_enabled`, whose own cost is \
-             included); what a round trip takes longer beyond that is what they do to everything else. SPIN with quartiles.\n\n\
+             included); what a round trip takes longer beyond that is what they do to everything else. In brackets the quartiles.\n\n\
              | | runs of programs in a round trip | in them, ns | a round trip takes longer, ns |\n|---|---|---|---|"
         )?;
         for row in &self.timed {

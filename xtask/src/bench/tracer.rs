@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -273,10 +273,9 @@ impl Attached {
 
     /// Runs something while its process is stopped.
     pub(crate) fn stopped<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        let reader = Pid::from_raw(self.pid().cast_signed()).context("no pid")?;
-        kill_process(reader, Signal::STOP).context("cannot stop shmtrace")?;
+        process::signal(&self.child.0, Signal::STOP)?;
         let done = run();
-        kill_process(reader, Signal::CONT).context("cannot continue shmtrace")?;
+        process::signal(&self.child.0, Signal::CONT)?;
         done
     }
 
