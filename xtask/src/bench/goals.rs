@@ -62,16 +62,26 @@ fn goals(report: &Report) -> Vec<Goal> {
     };
     let row = |of| report.rows.iter().find(|row| row.tracer == of);
     let floor = row(FLOOR);
+    let slower = row(Tracer::Shmtrace).map_or(1.0, |own| own.micro_untraced.median() / CALL_THERE);
+    let there = format!("the same as if an untraced call took {CALL_THERE} ns");
     if let Some(own) = row(Tracer::Shmtrace) {
         let same = floor.map(|row| row.same.median());
         goal("SAME", false, 0.80, own.same.median(), same);
         let spin = floor.map(|row| row.spin.median());
         goal("SPIN", false, 0.97, own.spin.median(), spin);
+        // What is added to a round trip would be as much shorter as a call.
+        let share = |ratio: f64| 1.0 / (1.0 + (1.0 / ratio - 1.0) / slower);
+        goal(
+            &there,
+            false,
+            0.97,
+            share(own.spin.median()),
+            spin.map(share),
+        );
         let micro = floor.map(|row| row.micro.median());
         goal("micro, ns", true, 200.0, own.micro.median(), micro);
-        let slower = own.micro_untraced.median() / CALL_THERE;
         goal(
-            &format!("the same as if an untraced call took {CALL_THERE} ns, ns"),
+            &format!("{there}, ns"),
             true,
             200.0,
             own.micro.median() / slower,
@@ -129,6 +139,13 @@ fn goals(report: &Report) -> Vec<Goal> {
             account.writers
         );
         goal(&what, true, 0.05, account.cpu, None);
+        goal(
+            &format!("{there}, s"),
+            true,
+            0.05,
+            account.cpu / slower,
+            None,
+        );
     }
     let idle = report.idle.shares.last().copied().unwrap_or(f64::NAN);
     goal(
