@@ -30,11 +30,13 @@ const CHILDREN: Duration = Duration::from_millis(50);
 pub(crate) fn run() -> anyhow::Result<()> {
     count_continues()?;
     let (here, there) = pair()?;
+    let poll = silent_epoll()?;
+    // It has all its fds now; but for children, there will be no more.
     line(&json!({"event": "witness", "pid": std::process::id()}));
     let threads = [
         thread::spawn(move || send(here)),
         thread::spawn(move || receive(there)),
-        thread::spawn(epoll),
+        thread::spawn(move || epoll(poll)),
         thread::spawn(futex_wait),
         thread::spawn(futex_wake),
         thread::spawn(children),
@@ -126,21 +128,23 @@ fn receive(end: i32) {
     }
 }
 
-/// Waits for what never comes, until the time is over.
-fn epoll() {
+/// An epoll instance that watches what never becomes ready.
+fn silent_epoll() -> anyhow::Result<libc::c_int> {
     // SAFETY: fds that live as long as the process; `event` is ours.
-    let poll = unsafe {
+    let added = unsafe {
         let (poll, silent) = (libc::epoll_create1(0), libc::eventfd(0, 0));
         let mut event = libc::epoll_event {
             events: libc::EPOLLIN as u32,
             u64: 0,
         };
-        note(
-            libc::epoll_ctl(poll, libc::EPOLL_CTL_ADD, silent, &raw mut event).into(),
-            0,
-        );
-        poll
+        let added = libc::epoll_ctl(poll, libc::EPOLL_CTL_ADD, silent, &raw mut event);
+        (added == 0).then_some(poll)
     };
+    added.context("cannot make an epoll instance")
+}
+
+/// Waits for what never comes, until the time is over.
+fn epoll(poll: libc::c_int) {
     while !is_over() {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: room for one event.
