@@ -213,32 +213,32 @@ fn faults_of_plugins_that_do_not_say_who_they_are() {
     // Their doorbells' history begins when their traffic has shown who they are: then a cause may be unknown.
     all(&[
         case(
-            "--start fork --after 300 --fault consumed-then-slept",
+            "--start fork --after 1200 --fault consumed-then-slept",
             "missed-wakeup",
             &["consumed-then-slept", "unknown"],
         ),
         case(
-            "--start fork --leak --bell silent --plugin-wait recv --blocking --host-wait poll --after 300 --fault never-rung",
+            "--start fork --leak --bell silent --plugin-wait recv --blocking --host-wait poll --after 1200 --fault never-rung",
             "missed-wakeup",
             &["never-rung", "unknown"],
         ),
         case(
-            "--start fork --bell scm --late 0.5 --after 300 --fault rung-before-publish",
+            "--start fork --bell scm --late 0.5 --after 1200 --fault rung-before-publish",
             "missed-wakeup",
             &["rung-before-publish", "unknown"],
         ),
         case(
-            "--start grandchild --leak --bell silent --plugin-wait select --after 300 --fault consumed-then-slept",
+            "--start grandchild --leak --bell silent --plugin-wait select --after 1200 --fault consumed-then-slept",
             "missed-wakeup",
             &["consumed-then-slept", "unknown"],
         ),
         case(
-            "--start fork --after 300 --fault blocked-wait4",
+            "--start fork --after 1200 --fault blocked-wait4",
             "consumer-blocked",
             &[""],
         ),
         case(
-            "--start fork --plugin-wait poll --after 300 --fault not-draining",
+            "--start fork --plugin-wait poll --after 1200 --fault not-draining",
             "not-draining",
             &[""],
         ),
