@@ -1,6 +1,9 @@
 //! Starting other programs: shown before they run, and an error that says which one failed.
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    io,
+    process::{Child, Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -67,6 +70,26 @@ pub(crate) fn interrupt(child: &Child) -> Result<()> {
 pub(crate) fn signal(child: &Child, signal: Signal) -> Result<()> {
     let pid = Pid::from_child(child);
     kill_process(pid, signal).with_context(|| format!("cannot signal process {}", child.id()))
+}
+
+/// `bpf(2)`: what the command returns.
+///
+/// # Safety
+/// `attr` is what the command takes of `union bpf_attr`, up to a field's end; addresses in it are valid.
+pub(crate) unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: as for the caller; the kernel reads and writes as many bytes of `attr` as it is told.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
 }
 
 /// A child that does not outlive us.

@@ -22,7 +22,7 @@ use clap::{Args, ValueEnum};
 use crate::{process, setup, test, workspace};
 use load::{Load, Placement};
 use report::{Bystander, Idle, Report, Row};
-use tracer::{Cost, Tracer};
+use tracer::{Attached, Cost, Tracer};
 
 /// Where the part of the report begins that a person wrote.
 const REMARKS: &str = "\n## What stands in the way";
@@ -222,21 +222,9 @@ impl Bench {
                 let attached = row
                     .tracer
                     .attach(&workspace::built("release"), &load.pids)?;
-                let traced = if row.tracer == Tracer::Stopped {
-                    run(load, WARM_UP)?;
-                    let times = (self.millis / STOPPED.as_millis() as u64).max(1);
-                    let mut sum = [0.0; FIGURES];
-                    for _ in 0..times {
-                        let seen = attached.stopped(|| run(load, STOPPED))?;
-                        sum.iter_mut()
-                            .zip(seen)
-                            .for_each(|(sum, seen)| *sum += seen);
-                        // It catches up.
-                        run(load, STOPPED)?;
-                    }
-                    sum.map(|sum| sum / times as f64)
-                } else {
-                    measure(load, &mut run)?
+                let traced = match row.tracer {
+                    Tracer::Stopped => self.while_stopped(&attached, load, &mut run)?,
+                    _ => measure(load, &mut run)?,
                 };
                 let cost = attached.detach()?;
                 let after = measure(load, &mut run)?;
@@ -253,6 +241,27 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// The mean over times in which the tracer is stopped, as long in all as any other measurement.
+    fn while_stopped<const FIGURES: usize>(
+        &self,
+        attached: &Attached,
+        load: &mut Load,
+        run: &mut impl FnMut(&mut Load, Duration) -> Result<[f64; FIGURES]>,
+    ) -> Result<[f64; FIGURES]> {
+        run(load, WARM_UP)?;
+        let times = (self.millis / STOPPED.as_millis() as u64).max(1);
+        let mut sum = [0.0; FIGURES];
+        for _ in 0..times {
+            let seen = attached.stopped(|| run(load, STOPPED))?;
+            for (sum, seen) in sum.iter_mut().zip(seen) {
+                *sum += seen;
+            }
+            // It catches up.
+            run(load, STOPPED)?;
+        }
+        Ok(sum.map(|sum| sum / times as f64))
     }
 
     /// What processes pay that nobody traces, while another is traced: nanoseconds more for a call.

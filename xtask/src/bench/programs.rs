@@ -17,7 +17,7 @@ use super::{
     load::{Load, Placement},
     tracer::Tracer,
 };
-use crate::workspace;
+use crate::{process, workspace};
 
 /// Whose programs are timed.
 const TIMED: [Tracer; 4] = [
@@ -59,20 +59,9 @@ fn enable_stats() -> io::Result<OwnedFd> {
     const BPF_ENABLE_STATS: libc::c_int = 32;
     /// Its part of `union bpf_attr`: `BPF_STATS_RUN_TIME`.
     const RUN_TIME: u32 = 0;
-    let kind = RUN_TIME;
-    // SAFETY: the kernel reads as many bytes of `kind` as it is told.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_ENABLE_STATS,
-            &raw const kind,
-            size_of_val(&kind),
-        )
-    };
-    let fd = i32::try_from(fd).unwrap_or(-1);
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let mut kind = RUN_TIME;
+    // SAFETY: the command reads that word alone.
+    let fd = unsafe { process::bpf(BPF_ENABLE_STATS, &mut kind) }?;
     // SAFETY: a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
+use crate::process;
+
 /// A kind of BPF object, and the command of `bpf(2)` that lists its ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -26,26 +28,15 @@ pub(super) fn ids(kind: Kind) -> io::Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();
     let mut attr = Next::default();
     loop {
-        // SAFETY: the kernel reads and writes as many bytes of `attr` as it is told, and `attr` outlives the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                kind as libc::c_int,
-                &raw mut attr,
-                size_of::<Next>(),
-            )
-        };
-        if result == 0 {
-            ids.insert(attr.id);
-            attr.start_id = attr.id;
-            continue;
+        // SAFETY: the part of `union bpf_attr` that these commands use.
+        match unsafe { process::bpf(kind as libc::c_int, &mut attr) } {
+            Ok(_) => {
+                ids.insert(attr.id);
+                attr.start_id = attr.id;
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(ids),
+            Err(error) => return Err(error),
         }
-        let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ENOENT) {
-            Ok(ids)
-        } else {
-            Err(error)
-        };
     }
 }
 
