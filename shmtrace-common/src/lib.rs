@@ -18,4 +18,4 @@ pub use record::{FLAG_PROCESS, FLAG_TO_HOST, FLAG_TO_PEER, Kind, NO_PEER, NO_SYS
 
 /// Name of the global by which probes and daemon recognise each other; its number grows with every change to the
 /// records or map values.
-pub const ABI_GLOBAL: &str = "ABI_5";
+pub const ABI_GLOBAL: &str = "ABI_6";

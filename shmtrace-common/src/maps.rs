@@ -106,8 +106,10 @@ pub struct KnownFd {
 pub struct Cursor {
     /// Records begun.
     pub head: u64,
+    /// Records that found no room; those of a CPU without a cursor are counted at the first one.
+    pub lost: u64,
     /// Zero.
-    pub pad: [u64; 7],
+    pub pad: [u64; 6],
     /// Records read.
     pub tail: u64,
     /// 1 while the daemon rests: the next record is to wake it. Set by the daemon, reset by both.

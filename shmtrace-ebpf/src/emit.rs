@@ -7,7 +7,7 @@ use shmtrace_common::{
 };
 
 use crate::{
-    maps::{ABI_5, Tally},
+    maps::{ABI_6, Tally},
     ring,
 };
 
@@ -133,7 +133,7 @@ fn header(address: u64) -> Option<[u64; HEADER_WORDS]> {
 
 #[inline(always)]
 fn put(tally: Tally, fact: &Fact, peer: u16, flags: u8, hub: u32, rings: [u64; 4]) -> bool {
-    if ABI_5.load() == 0 {
+    if ABI_6.load() == 0 {
         return false;
     }
     ring::put(tally.alone, |cpu| {

@@ -12,10 +12,10 @@ use shmtrace_common::{
 
 use crate::atomic;
 
-/// Set to 1 by a loader that speaks version 5 of the ABI; probes that lack the name are refused by it, and probes
+/// Set to 1 by a loader that speaks version 6 of the ABI; probes that lack the name are refused by it, and probes
 /// whose loader does not know the name write nothing.
 #[unsafe(no_mangle)]
-pub static ABI_5: Global<u32> = Global::new(0);
+pub static ABI_6: Global<u32> = Global::new(0);
 
 /// Not 0 where programs at tracepoints can be preempted; set by the loader.
 #[unsafe(no_mangle)]

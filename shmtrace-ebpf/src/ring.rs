@@ -45,6 +45,15 @@ const ATTEMPTS: usize = 4;
 pub fn put(alone: bool, record: impl FnOnce(u32) -> Record) -> bool {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
+    let written = write(cpu, alone, record);
+    if !written {
+        lost(cpu);
+    }
+    written
+}
+
+#[inline(always)]
+fn write(cpu: u32, alone: bool, record: impl FnOnce(u32) -> Record) -> bool {
     let Some(cursor) = CURSORS.get_ptr_mut(cpu) else {
         return false; // came online after the loader had counted them
     };
@@ -64,6 +73,16 @@ pub fn put(alone: bool, record: impl FnOnce(u32) -> Record) -> bool {
         wake(cursor);
     }
     true
+}
+
+/// Counts a record that found no room where the daemon sees it without a system call.
+#[inline(always)]
+fn lost(cpu: u32) {
+    let own = CURSORS.get_ptr_mut(cpu);
+    if let Some(cursor) = own.or_else(|| CURSORS.get_ptr_mut(0)) {
+        // SAFETY: an aligned word of a map that lives as long as the program; only ever added to.
+        unsafe { atomic::add(&raw mut (*cursor).lost, 1) };
+    }
 }
 
 /// Wakes the daemon if it rests.

@@ -12,7 +12,7 @@ use crate::{
 
 /// A lane that stands still for this long is looked at, ns: longer than any healthy producer needs from publish to ring
 /// unless it is off the CPU, which a look shows.
-const STANDSTILL: u64 = 4_000_000;
+const STANDSTILL: u64 = 5_000_000;
 /// Events waiting to be sorted at most.
 const MOST_PENDING: usize = 1 << 20;
 

@@ -268,6 +268,11 @@ impl Probes {
         drained
     }
 
+    /// Records that found no room, since the start; read without a system call.
+    pub fn lost(&self) -> u64 {
+        self.rings.lost()
+    }
+
     /// What wakes a reader that [rests](Self::rest). Within a runtime, and once.
     pub fn wakeups(&mut self) -> io::Result<Wakeups> {
         let ring = self.wakeups.take();

@@ -156,6 +156,16 @@ impl Rings {
         }
     }
 
+    /// Records that found no room, since the start.
+    pub(super) fn lost(&self) -> u64 {
+        let lost = |cpu| {
+            // SAFETY: a mapped, aligned word that is only accessed atomically on this side.
+            let word = unsafe { AtomicU64::from_ptr(&raw mut (*self.cursor(cpu).as_ptr()).lost) };
+            word.load(Ordering::Acquire)
+        };
+        (0..self.cpus).map(lost).fold(0, u64::wrapping_add)
+    }
+
     /// When the next record of a CPU was made, if the present reading has a complete one left.
     fn first(&self, cpu: usize) -> Option<u64> {
         let (read, until) = self.spans[cpu];
@@ -335,6 +345,17 @@ mod tests {
                 }
             );
         }
+    }
+
+    #[test]
+    fn what_found_no_room_on_any_cpu_is_counted() {
+        let (writer, rings) = pair();
+        assert_eq!(rings.lost(), 0);
+        for (cpu, lost) in [(0, 3), (1, 40)] {
+            // SAFETY: nobody else is there.
+            unsafe { (*start::<Cursor>(&writer.cursors).add(cpu)).lost = lost };
+        }
+        assert_eq!(rings.lost(), 43);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use shmtrace_engine::{
     input::{EventKind, Input, Loss, Topology},
 };
 
-use super::{SWEEP, Session, decode};
+use super::{COUNT, Session, decode};
 use crate::discover::Hint;
 
 /// Records that are read, decoded and judged before the next ones are: as many as stay in a CPU's nearest cache.
@@ -51,19 +51,21 @@ impl Session<'_> {
             drained.foreign == 0,
             "the probes speak another version of the record format: build shmtrace again"
         );
-        // Records are lost only where there are too many.
-        if number > 0 || now.since(self.counted) >= SWEEP {
-            let lost = self.tally.counters(&self.probes, now)?;
-            if lost > 0 {
-                self.tell(Input::Loss(Loss {
-                    from: self.counted,
-                    to: now,
-                    records: lost,
-                }))?;
-                // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
-                self.lost_since_refresh = true;
-            }
+        let lost = self.probes.lost();
+        if lost != self.lost {
+            self.tell(Input::Loss(Loss {
+                from: self.drained,
+                to: now,
+                records: lost.wrapping_sub(self.lost),
+            }))?;
+            self.lost = lost;
+            // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
+            self.lost_since_refresh = true;
+        }
+        self.drained = now;
+        if now.since(self.counted) >= COUNT {
             self.counted = now;
+            self.tally.counters(&self.probes, now)?;
         }
         // What lies behind an unfinished record is from after the drain before.
         if !drained.unfinished {
@@ -95,14 +97,16 @@ impl Session<'_> {
             }
             _ => {}
         }
-        let Some(event) = decode::event(record, &mut self.tree) else {
+        // Left where it is: to copy what has just been written takes as long as to write it.
+        let event = decode::event(record, &mut self.tree);
+        let Some(event) = &event else {
             return Ok(());
         };
         if self.options.events && !self.belongings.has(record.pid) {
-            self.report.event(&event, &self.judge.names)?;
+            self.report.event(event, &self.judge.names)?;
         }
         let exited = matches!(event.kind, EventKind::Exit { process: true });
-        self.tell_event(&event)?;
+        self.tell_event(event)?;
         if exited {
             self.hint(Hint::Exited { pid: record.pid });
             if let Some(proc) = self.tree.exited(record.pid) {

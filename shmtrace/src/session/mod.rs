@@ -11,6 +11,7 @@
 //! takes what is there, looks at the rings if there was anything, and sleeps. While nothing happens at all it rests until the next
 //! record wakes it. Nothing in it waits for the traced processes.
 
+mod alarm;
 mod canary;
 mod decode;
 mod directory;
@@ -52,6 +53,7 @@ pub use options::{FailOn, Options};
 pub use replay::replay;
 pub use tally::{Totals, Verdict};
 
+use alarm::Alarm;
 use canary::Minded;
 use judge::Judge;
 use pace::Pace;
@@ -80,6 +82,8 @@ const UNSEEN: u64 = 5_000_000_000;
 /// Records may be handed over this much later than they were made: an interrupted writer holds back its CPU's ring.
 /// Measured: 0.3 ms on this kernel, 16 ms in a virtual machine whose CPU is taken away.
 const LATEST_RECORD: u64 = 20_000_000;
+/// How often the probes' counters are read, ns.
+const COUNT: u64 = 100_000_000;
 /// How often it is looked whether processes ended without a record, ns.
 const REAP: u64 = 1_000_000_000;
 /// How often a sign of life is shown.
@@ -124,6 +128,9 @@ pub struct Session<'a> {
     reaped: Mono,
     /// Every record from before has been taken.
     last_drain: Mono,
+    /// When it was looked last whether records were lost, and how many had been.
+    drained: Mono,
+    lost: u64,
     /// When the probes' counters were read last.
     counted: Mono,
     /// When the lanes were looked at last, and whether an entry lay in one of them.
@@ -192,6 +199,8 @@ impl<'a> Session<'a> {
             shown_alive: now,
             reaped: now,
             last_drain: now,
+            drained: now,
+            lost: 0,
             counted: now,
             swept: Mono(0),
             entries_wait: false,
@@ -223,7 +232,9 @@ impl<'a> Session<'a> {
             .duration
             .map(|duration| Instant::now() + duration);
         let mut wakeups = self.probes.wakeups()?;
-        tokio::pin!(stop);
+        let mut alarm = Alarm::new().context("cannot make a timer")?;
+        let over = wait_until(deadline);
+        tokio::pin!(stop, over);
         loop {
             let now = mono_now();
             let often = self.busy || self.discovery.is_matching(now);
@@ -242,8 +253,8 @@ impl<'a> Session<'a> {
                 .map_or(tick, |at| tick.min(Duration::from_nanos(at.since(now))));
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
-                () = wait_until(deadline) => return Ok(Ended::Stopped),
-                () = tokio::time::sleep(pause) => {}
+                () = &mut over => return Ok(Ended::Stopped),
+                rung = alarm.after(pause) => rung.context("cannot set a timer")?,
                 woken = wakeups.next(), if rests => woken?,
             }
             if rests {

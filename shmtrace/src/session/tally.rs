@@ -119,10 +119,9 @@ impl Tally {
         }
     }
 
-    /// Reads the probes' counters; returns how many records were lost since the last time.
-    pub(crate) fn counters(&mut self, probes: &probes::Probes, now: Mono) -> Result<u64, MapError> {
+    /// Reads the probes' counters.
+    pub(crate) fn counters(&mut self, probes: &probes::Probes, now: Mono) -> Result<(), MapError> {
         let counters = probes.counters()?;
-        let lost = counters.dropped() - self.counters.dropped();
         self.counters = counters;
         let elapsed = now.since(self.rate.at);
         if elapsed >= 1_000_000_000 {
@@ -134,7 +133,7 @@ impl Tally {
             self.rate.at = now;
             self.rate.events = events;
         }
-        Ok(lost)
+        Ok(())
     }
 
     /// Processes that the probes did not follow, since their table was full.
