@@ -17,6 +17,8 @@ const MOST_HELD: usize = 2048;
 /// Times of two CPUs may be inverted by this much: a token can be taken before the send that queued it returns, and
 /// a record's time is taken at the return. Measured: up to 0.3 ms on bare kernels, 16 ms where a virtual CPU is taken away.
 pub(crate) const SKEW: u64 = 20_000_000;
+/// No signal is recorded later than this after its token was queued, ns: a thread that is ready to run gets a CPU before.
+const LATEST_SIGNAL: u64 = 1_000_000_000;
 
 /// "The last few rings".
 const LATELY: usize = 8;
@@ -91,8 +93,10 @@ pub(crate) struct History {
 struct Tokens {
     /// Queued less taken; a constant more or less than what is in the queue, unless tokens vanish.
     balance: i64,
-    /// The smallest balance at a time when all calls around it had been recorded for sure.
+    /// The smallest balance at a time when all calls around it had been recorded, as far as can be told.
     settled: Option<i64>,
+    /// Since when it has been smaller than that at all such times.
+    low_since: Option<Mono>,
     last: Option<Mono>,
 }
 
@@ -103,12 +107,30 @@ impl Tokens {
         self.last = Some(at);
     }
 
-    /// Takes note of the balance if nothing happened for so long that no two calls can be the wrong way round.
+    /// Takes note of the balance if nothing happened for so long that hardly any two calls can be the wrong way round.
+    ///
+    /// A signal is recorded when its call is over, and whoever gave it may be off the CPU by then while its token is taken
+    /// long ago: the balance is too small for that time. So it is believed to be smaller only once it has stayed so.
     fn settle(&mut self, now: Mono) {
-        if self.last.is_some_and(|last| now.since(last) >= SKEW) {
-            let least = self.settled.unwrap_or(i64::MAX).min(self.balance);
-            self.settled = Some(least);
+        let Some(last) = self.last.filter(|last| now.since(*last) >= SKEW) else {
+            return;
+        };
+        if self.settled.is_none_or(|settled| self.balance >= settled) {
+            self.settled.get_or_insert(self.balance);
+            self.low_since = None;
+            return;
         }
+        let since = *self.low_since.get_or_insert(last);
+        if last.since(since) >= LATEST_SIGNAL {
+            self.settled = Some(self.balance);
+            self.low_since = None;
+        }
+    }
+
+    /// Whether the balance is greater than it can be with the queue empty.
+    fn vanished(&self) -> Option<bool> {
+        let settled = self.settled?;
+        (self.low_since.is_none() && self.balance >= settled).then_some(self.balance > settled)
     }
 }
 
@@ -221,7 +243,7 @@ impl History {
 
     /// Whether more tokens were queued than taken, with the queue empty now; `None` if that cannot be told.
     pub(crate) fn vanished(&self) -> Option<bool> {
-        Some(self.tokens.balance > self.tokens.settled?)
+        self.tokens.vanished()
     }
 
     pub(crate) fn event(&mut self, event: &Event) {

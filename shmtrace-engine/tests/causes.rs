@@ -126,6 +126,65 @@ fn each_cause_is_named() {
 }
 
 #[test]
+fn a_signal_that_was_recorded_late_makes_no_token_vanish() {
+    for late in [1, 15, 30, 400] {
+        for (fault, cause) in [
+            (consumed_then_slept as Fault, Cause::ConsumedThenSlept),
+            (stolen_unseen, Cause::Stolen),
+        ] {
+            let mut world = World::new(1);
+            world.wait(30 * MS);
+            world.round_trips(0, 5);
+            let lane = to_peer(0);
+            // Off the CPU between queueing the token and the end of the call.
+            world.run(HOST);
+            world.publish(lane);
+            world.ring_of(lane).tokens += 1;
+            world.serve(lane);
+            world.wait(late * MS);
+            world.rang(lane, HOST, 1);
+            world.idle(HOST, lane);
+            for _ in 0..3 {
+                world.wait(30 * MS);
+                world.round_trips(0, 1);
+            }
+            world.wait(30 * MS);
+            fault(&mut world);
+            world.wait(300 * MS);
+            world.assert_missed(lane, Code::MissedWakeup, Some(cause));
+        }
+    }
+}
+
+#[test]
+fn tokens_from_before_the_trace_are_allowed_for_once_they_have_been_seen_to_stay() {
+    let mut world = World::new(1);
+    let lane = to_peer(0);
+    world.ring_of(lane).tokens = 1;
+    world.wait(30 * MS);
+    world.run(plugin(0));
+    assert!(world.take(lane, plugin(0)));
+    world.idle(plugin(0), lane);
+    for _ in 0..50 {
+        world.wait(30 * MS);
+        world.round_trips(0, 1);
+    }
+    world.wait(30 * MS);
+    // The consumer is about to take a token, and another one takes it first.
+    world.run(HOST);
+    world.publish(lane);
+    world.ring(lane);
+    world.ring(lane);
+    world.idle(HOST, lane);
+    world.wake(plugin(0), 1);
+    world.take(lane, plugin(0));
+    world.ring_of(lane).tokens = 0;
+    world.idle(plugin(0), lane);
+    world.wait(300 * MS);
+    world.assert_missed(lane, Code::MissedWakeup, Some(Cause::Stolen));
+}
+
+#[test]
 fn before_the_first_ring_a_ring_from_before_the_trace_may_be_meant() {
     let mut world = World::new(1);
     never_rung(&mut world);
