@@ -15,6 +15,7 @@ use crate::{
     fds::{self, Fd},
     kernel::{self, Args, Who},
     maps::{PROCESSES, Tally, is_bystander},
+    turn::Turn,
 };
 
 const EBADF: i32 = 9;
@@ -221,9 +222,9 @@ fn close(pid: u32, base: &Fact, args: &Args, process: &mut Process) {
 
 /// A socket sent something, or failed to, by whichever call.
 #[inline(always)]
-pub fn socket_sent(ctx: &BtfTracePointContext) {
+pub fn socket_sent(ctx: &BtfTracePointContext, turn: Turn) {
     let who = kernel::who();
-    if is_bystander(who.pid) {
+    if !turn.is_mine(who.tid) || is_bystander(who.pid) {
         return;
     }
     let inode = kernel::socket_inode(ctx.arg(0));
@@ -243,9 +244,9 @@ pub fn socket_sent(ctx: &BtfTracePointContext) {
 
 /// A socket received something, or failed to, by whichever call.
 #[inline(always)]
-pub fn socket_received(ctx: &BtfTracePointContext) {
+pub fn socket_received(ctx: &BtfTracePointContext, turn: Turn) {
     let who = kernel::who();
-    if is_bystander(who.pid) {
+    if !turn.is_mine(who.tid) || is_bystander(who.pid) {
         return;
     }
     let result: i64 = ctx.arg(1);

@@ -20,11 +20,14 @@ mod kernel;
 mod maps;
 mod ring;
 mod tree;
+mod turn;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fexit, tracepoint},
     programs::{BtfTracePointContext, FExitContext, TracePointContext},
 };
+
+use turn::Turn;
 
 /// Entry of `sys_exit(struct pt_regs *regs, long ret)`.
 #[btf_tracepoint(function = "sys_exit")]
@@ -43,14 +46,28 @@ pub fn shmtrace_sys_exit_old(ctx: BtfTracePointContext) -> i32 {
 /// Entry of `sock_send_length(struct sock *sk, int ret, int flags)`, from 6.3.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn shmtrace_sent(ctx: BtfTracePointContext) -> i32 {
-    calls::socket_sent(&ctx);
+    calls::socket_sent(&ctx, Turn::First);
+    0
+}
+
+/// The same for calls that it was left out of.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn shmtrace_sent_spare(ctx: BtfTracePointContext) -> i32 {
+    calls::socket_sent(&ctx, Turn::Spare);
     0
 }
 
 /// Entry of `sock_recv_length(struct sock *sk, int ret, int flags)`, from 6.3.
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn shmtrace_received(ctx: BtfTracePointContext) -> i32 {
-    calls::socket_received(&ctx);
+    calls::socket_received(&ctx, Turn::First);
+    0
+}
+
+/// The same for calls that it was left out of.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn shmtrace_received_spare(ctx: BtfTracePointContext) -> i32 {
+    calls::socket_received(&ctx, Turn::Spare);
     0
 }
 

@@ -2,6 +2,7 @@
 
 mod event;
 mod failed_sends;
+mod left_out;
 mod offsets;
 mod rings;
 mod tracefs;
@@ -101,6 +102,7 @@ pub struct Probes {
     failed_sends: FailedSends,
     /// Sockets are not watched: see [`AT_CALLS`].
     at_calls: bool,
+    preemptible: bool,
     processes: HashMap<MapData, u32, Process>,
     pids: Array<MapData, u32>,
     sockets: HashMap<MapData, u64, u32>,
@@ -131,22 +133,25 @@ impl Probes {
 
         let mut loader = EbpfLoader::new();
         let (cpus, room) = buffers(buffer_bytes)?;
-        let preemptible = u32::from(is_preemptible());
+        let preemptible = is_preemptible();
+        let preemptible_word = u32::from(preemptible);
         loader
             .btf(Some(&btf))
             .override_global(ABI_GLOBAL, &1_u32, true)
             .override_global("OFFSETS", &offsets, true)
             .override_global("ROOM", &room, true)
-            .override_global("PREEMPTIBLE", &preemptible, true)
+            .override_global("PREEMPTIBLE", &preemptible_word, true)
             .map_max_entries("CURSORS", cpus)
             .map_max_entries("RECORDS", cpus * room);
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|e| denied_or_failed("load the probes", e))?;
-        let (failed_sends, at_calls) = attach_all(&mut ebpf, &btf, failed_sends)?;
+        let (failed_sends, at_calls) = attach_all(&mut ebpf, &btf, failed_sends, preemptible)?;
         drop(btf);
         return_freed_memory();
-        Self::open_maps(ebpf, cpus, room, failed_sends, at_calls)
+        let mut probes = Self::open_maps(ebpf, cpus, room, failed_sends, at_calls)?;
+        probes.preemptible = preemptible;
+        Ok(probes)
     }
 
     fn open_maps(
@@ -176,6 +181,7 @@ impl Probes {
             logger,
             failed_sends,
             at_calls,
+            preemptible: false,
             ebpf,
         })
     }
@@ -268,6 +274,17 @@ impl Probes {
         drained
     }
 
+    /// Whether the kernel may leave out runs of programs.
+    pub fn can_be_left_out(&self) -> bool {
+        self.preemptible
+    }
+
+    /// Runs of programs that the kernel left out, since the start: as many records may be missing, less those that were
+    /// [made up for](Counter::MadeUp). Reads a file for each program.
+    pub fn left_out(&self) -> u64 {
+        left_out::so_far(&self.ebpf)
+    }
+
     /// Records that found no room, since the start; read without a system call.
     pub fn lost(&self) -> u64 {
         self.rings.lost()
@@ -352,16 +369,23 @@ const AT_SOCKETS: [(&str, &str); 3] = [
     ("vm_unmapped_area", "shmtrace_mapping"),
 ];
 
+/// Programs that do what those at the same tracepoints were left out of; for kernels on which these can be preempted.
+const SPARES: [(&str, &str); 2] = [
+    ("sock_send_length", "shmtrace_sent_spare"),
+    ("sock_recv_length", "shmtrace_received_spare"),
+];
+
 /// Attaches fork, exec and exit first, so that no child of a process entered later can be missed.
 fn attach_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
     failed_sends: bool,
+    preemptible: bool,
 ) -> Result<(FailedSends, bool), ProbeError> {
     for (tracepoint, variants) in PROGRAMS {
         attach_first(ebpf, btf, tracepoint, variants)?;
     }
-    match attach_at_sockets(ebpf, btf) {
+    match attach_at_sockets(ebpf, btf, preemptible) {
         Ok(()) => Ok((FailedSends::attach(ebpf, btf, failed_sends), false)),
         Err(e) => {
             tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
@@ -397,13 +421,14 @@ fn attach_first(
     })
 }
 
-/// Attaches the programs that watch sockets, all or none.
-fn attach_at_sockets(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
-    let attached = AT_SOCKETS
-        .into_iter()
-        .try_for_each(|(tracepoint, name)| attach_one(ebpf, btf, tracepoint, name));
+/// Attaches the programs that watch sockets, all or none; the spares after those that they stand in for.
+fn attach_at_sockets(ebpf: &mut Ebpf, btf: &Btf, preemptible: bool) -> Result<(), ProgramError> {
+    let spares: &[_] = if preemptible { &SPARES } else { &[] };
+    let programs = || AT_SOCKETS.iter().chain(spares);
+    let attached =
+        programs().try_for_each(|(tracepoint, name)| attach_one(ebpf, btf, tracepoint, name));
     if attached.is_err() {
-        for (_, name) in AT_SOCKETS {
+        for (_, name) in programs() {
             if let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name)
                 && let Err(e) = program.unload()
             {

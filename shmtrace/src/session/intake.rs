@@ -53,25 +53,34 @@ impl Session<'_> {
         );
         let lost = self.probes.lost();
         if lost != self.lost {
-            self.tell(Input::Loss(Loss {
-                from: self.drained,
-                to: now,
-                records: lost.wrapping_sub(self.lost),
-            }))?;
+            self.lost(self.drained, now, lost.wrapping_sub(self.lost))?;
             self.lost = lost;
-            // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
-            self.lost_since_refresh = true;
         }
         self.drained = now;
         if now.since(self.counted) >= COUNT {
-            self.counted = now;
-            self.tally.counters(&self.probes, now)?;
+            self.count(now)?;
         }
         // What lies behind an unfinished record is from after the drain before.
         if !drained.unfinished {
             self.last_drain = now;
         }
         Ok(number > 0)
+    }
+
+    /// Reads the probes' counters, and asks what no counter of theirs knows of.
+    pub(super) fn count(&mut self, now: Mono) -> anyhow::Result<()> {
+        let left_out = self.tally.counters(&self.probes, now)?;
+        if left_out > 0 {
+            self.lost(self.counted, now, left_out)?;
+        }
+        self.counted = now;
+        Ok(())
+    }
+
+    fn lost(&mut self, from: Mono, to: Mono, records: u64) -> anyhow::Result<()> {
+        // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
+        self.lost_since_refresh = true;
+        self.tell(Input::Loss(Loss { from, to, records }))
     }
 
     pub(super) fn record(&mut self, record: &Record) -> anyhow::Result<()> {

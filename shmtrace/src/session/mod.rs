@@ -284,7 +284,7 @@ impl<'a> Session<'a> {
             complete_until: now,
         })?;
         self.serve(now)?;
-        self.tally.counters(&self.probes, now)?;
+        self.count(now)?;
         let totals = self.totals(now);
         // The report may go to a slow reader: nothing is traced any more by then.
         drop(self.probes);
@@ -441,6 +441,9 @@ impl<'a> Session<'a> {
                 }
             }
             Request::ObserveClosely(lane) => {
+                if self.probes.can_be_left_out() {
+                    self.count(mono_now())?;
+                }
                 if let Some(mut seen) = self.observer.lane_closely(&mut self.discovery, lane) {
                     seen.failed_sends_unseen = self.failed_sends_unseen();
                     self.tell(Input::Lane(Box::new(seen)))?;

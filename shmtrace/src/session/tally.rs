@@ -25,6 +25,8 @@ pub(crate) struct Tally {
     started: Mono,
     pub(crate) tables: Tables,
     counters: probes::Totals,
+    /// Records that may be missing, since the kernel left out runs of the probes.
+    left_out: u64,
     findings: BTreeMap<Code, u64>,
     masked: u64,
     inconclusive: u64,
@@ -47,7 +49,7 @@ pub struct Totals {
     pub duration_ns: u64,
     /// Records that the probes wrote.
     pub events: u64,
-    /// Records that found no room.
+    /// Records that found no room, and those that the kernel may have left out.
     pub lost: u64,
     /// Calls of interest in the trees.
     pub calls: u64,
@@ -101,6 +103,7 @@ impl Tally {
             started: now,
             tables: Tables::default(),
             counters: probes::Totals::default(),
+            left_out: 0,
             findings: BTreeMap::new(),
             masked: 0,
             inconclusive: 0,
@@ -119,10 +122,19 @@ impl Tally {
         }
     }
 
-    /// Reads the probes' counters.
-    pub(crate) fn counters(&mut self, probes: &probes::Probes, now: Mono) -> Result<(), MapError> {
+    /// Reads the probes' counters; returns how many more records may be missing that none of them counts.
+    pub(crate) fn counters(&mut self, probes: &probes::Probes, now: Mono) -> Result<u64, MapError> {
+        // Before the counters: what is made up for is counted later than it was left out.
+        let left_out = if probes.can_be_left_out() {
+            probes.left_out()
+        } else {
+            0
+        };
         let counters = probes.counters()?;
         self.counters = counters;
+        let before = self.left_out;
+        let missing = left_out.saturating_sub(counters.of(Counter::MadeUp));
+        self.left_out = before.max(missing);
         let elapsed = now.since(self.rate.at);
         if elapsed >= 1_000_000_000 {
             let events = counters.written();
@@ -133,7 +145,7 @@ impl Tally {
             self.rate.at = now;
             self.rate.events = events;
         }
-        Ok(())
+        Ok(self.left_out - before)
     }
 
     /// Processes that the probes did not follow, since their table was full.
@@ -189,7 +201,7 @@ impl Tally {
         Totals {
             duration_ns: now.since(self.started),
             events: self.counters.written() + self.replayed,
-            lost: self.counters.dropped() + self.replayed_lost,
+            lost: self.counters.dropped() + self.left_out + self.replayed_lost,
             calls: of(Counter::Calls),
             call_records: of(Counter::CallRecords),
             call_drops: of(Counter::CallDrops),

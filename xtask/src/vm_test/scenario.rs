@@ -16,6 +16,8 @@ pub(crate) const PROGRAMS: [&str; 3] = ["shmtrace", "ddc-sim", "rapace-peer-04"]
 const CLEAN: i32 = 0;
 const FOUND: i32 = 3;
 const INCONCLUSIVE: i32 = 4;
+/// One of so many records may be left out where programs are preempted.
+const MOST_LEFT_OUT: u64 = 1000;
 /// Of `run`, when SIGKILL ended its command.
 const KILLED: i32 = 128 + 9;
 
@@ -185,7 +187,6 @@ pub(crate) fn judge(kernel: &Kernel, report: &Report, steps: &[Step]) -> Result<
 }
 
 fn judge_step(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
-    let limited = kernel.limited;
     match outcome.name.as_str() {
         "run" if kernel.systemd => ran(outcome, "/system.slice/", ".scope"),
         "run-user" => ran(outcome, "/user-manager.service/", ".scope"),
@@ -203,8 +204,22 @@ fn judge_step(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
         }
         "doctor" => doctor(outcome, kernel),
         "healthy" | "rapace-healthy" => {
-            ended_with(outcome, CLEAN)?;
             let summary = summary(outcome)?;
+            let most = if kernel.preempts {
+                summary.events / MOST_LEFT_OUT
+            } else {
+                0
+            };
+            ensure!(summary.lost <= most, "{} records lost", summary.lost);
+            // What was lost may have been a fault: it must not say that there was none.
+            ended_with(
+                outcome,
+                if summary.lost == 0 {
+                    CLEAN
+                } else {
+                    INCONCLUSIVE
+                },
+            )?;
             ensure!(
                 summary.findings == 0,
                 "{} findings in healthy traffic",
@@ -212,10 +227,10 @@ fn judge_step(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
             );
             Ok(format!("{} events, {} lost", summary.events, summary.lost))
         }
-        "hang" => hang(outcome, "consumed-then-slept", limited),
-        "rapace-hang" => hang(outcome, "stolen", limited),
+        "hang" => hang(outcome, "consumed-then-slept", kernel),
+        "rapace-hang" => hang(outcome, "stolen", kernel),
         // Attached after the hang: the history is not there, so neither is the cause.
-        "late" => hang(outcome, "unknown", limited),
+        "late" => hang(outcome, "unknown", kernel),
         other => bail!("no such step: {other}"),
     }
 }
@@ -284,8 +299,8 @@ fn doctor(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
     ))
 }
 
-fn hang(outcome: &Outcome, expected: &str, limited: &[&str]) -> Result<String> {
-    if limited.contains(&QUEUES) && outcome.status == INCONCLUSIVE {
+fn hang(outcome: &Outcome, expected: &str, kernel: &Kernel) -> Result<String> {
+    if kernel.limited.contains(&QUEUES) && outcome.status == INCONCLUSIVE {
         // Whose doorbell is whose can only be inferred there, and a guess is no proof; it must say so.
         let note = summary_of(outcome)?["notes"].to_string();
         ensure!(
@@ -304,7 +319,11 @@ fn hang(outcome: &Outcome, expected: &str, limited: &[&str]) -> Result<String> {
         bail!("no missed wakeup among the findings")
     };
     let cause = finding["cause"].as_str().unwrap_or("none");
-    ensure!(cause == expected, "cause {cause} instead of {expected}");
+    let story_has_a_hole = kernel.preempts && summary_of(outcome)?["lost"] != 0;
+    ensure!(
+        cause == expected || story_has_a_hole && cause == "unknown",
+        "cause {cause} instead of {expected}"
+    );
     ensure!(
         finding["peer"]["id"] == 2,
         "peer {} instead of 2",
@@ -345,7 +364,6 @@ fn summary(outcome: &Outcome) -> Result<Summary> {
         "only {} events: the probes are blind here",
         summary.events
     );
-    ensure!(summary.lost == 0, "{} records lost", summary.lost);
     Ok(summary)
 }
 
@@ -415,6 +433,25 @@ mod tests {
         assert!(judged(&outcome("doctor", 0, &["{}"])).is_err());
         let newer = kernel(|kernel| kernel.at_sockets);
         assert!(judge_step(&said("yes"), newer).is_err());
+    }
+
+    #[test]
+    fn a_kernel_that_preempts_programs_may_leave_some_out_if_it_says_so() {
+        let preempts = kernel(|kernel| kernel.preempts);
+        let healthy = |status, lost: &str| {
+            let summary = SUMMARY.replace("\"lost\":0", lost);
+            judge_step(&outcome("healthy", status, &[&summary]), preempts)
+        };
+        assert!(healthy(0, "\"lost\":0").is_ok());
+        assert!(healthy(4, "\"lost\":5").is_ok());
+        assert!(healthy(0, "\"lost\":5").is_err(), "it keeps quiet about it");
+        assert!(healthy(4, "\"lost\":6").is_err(), "too many");
+        let hang = |lost: &str| {
+            let summary = SUMMARY.replace("\"lost\":0", lost);
+            judge_step(&outcome("hang", 3, &[FINDING, &summary]), preempts)
+        };
+        assert!(hang("\"lost\":1").is_ok());
+        assert!(hang("\"lost\":0").is_err());
     }
 
     const SUMMARY: &str = r#"{"type":"summary","events":5000,"lost":0,"findings":{}}"#;
