@@ -100,13 +100,13 @@ pub struct KnownFd {
 /// Where one CPU's records begin and end. Both count records since the start; number n lies at n modulo the room, and is
 /// complete when it bears its [`mark`](crate::Record::mark).
 ///
-/// One writer, the CPU, and one reader, the daemon, which maps it; each has a cache line of its own.
+/// Its writer is the CPU, its reader the daemon, which maps it; each has a cache line of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Cursor {
     /// Records begun.
     pub head: u64,
-    /// Records that found no room; those of a CPU without a cursor are counted at the first one.
+    /// Records that found no place; those of a CPU without a cursor are counted at the first one.
     pub lost: u64,
     /// Zero.
     pub pad: [u64; 6],

@@ -118,7 +118,18 @@ pub fn shmtrace_sched_switch_old(ctx: BtfTracePointContext) -> i32 {
 /// Entry of `sched_process_fork(parent, child)`.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn shmtrace_fork(ctx: BtfTracePointContext) -> i32 {
-    tree::fork(&ctx, false);
+    if Turn::First.is_mine(kernel::who().tid) {
+        tree::fork(&ctx, false);
+    }
+    0
+}
+
+/// The same for those that it was left out of.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn shmtrace_fork_spare(ctx: BtfTracePointContext) -> i32 {
+    if Turn::Spare.is_mine(kernel::who().tid) {
+        tree::fork(&ctx, false);
+    }
     0
 }
 
@@ -132,7 +143,18 @@ pub fn shmtrace_fork_old(ctx: BtfTracePointContext) -> i32 {
 /// Entry of `sched_process_exec(task, old_pid, bprm)`.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn shmtrace_exec(_ctx: BtfTracePointContext) -> i32 {
-    tree::exec(false);
+    if Turn::First.is_mine(kernel::who().tid) {
+        tree::exec(false);
+    }
+    0
+}
+
+/// The same for those that it was left out of.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn shmtrace_exec_spare(_ctx: BtfTracePointContext) -> i32 {
+    if Turn::Spare.is_mine(kernel::who().tid) {
+        tree::exec(false);
+    }
     0
 }
 
@@ -146,7 +168,18 @@ pub fn shmtrace_exec_old(_ctx: BtfTracePointContext) -> i32 {
 /// Entry of `sched_process_exit(task)`.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn shmtrace_exit(ctx: BtfTracePointContext) -> i32 {
-    tree::exit(&ctx, false);
+    if Turn::First.is_mine(kernel::who().tid) {
+        tree::exit(&ctx, false);
+    }
+    0
+}
+
+/// The same for those that it was left out of.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn shmtrace_exit_spare(ctx: BtfTracePointContext) -> i32 {
+    if Turn::Spare.is_mine(kernel::who().tid) {
+        tree::exit(&ctx, false);
+    }
     0
 }
 

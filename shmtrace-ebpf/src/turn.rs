@@ -10,10 +10,12 @@ use shmtrace_common::Counter;
 
 use crate::maps::{PREEMPTIBLE, Tally};
 
-/// So many that hardly ever two threads share an entry, and that only matters while one is preempted between two programs.
+/// So many that few threads share an entry.
 const THREADS: u32 = 65_536;
+/// Beside a thread's number: its spare has been there since.
+const DONE: u32 = 1 << 31;
 
-/// The thread whose call the first program has seen to, by its number modulo the size; 0 for none.
+/// The thread that the first program saw to last, by its number modulo the size.
 #[map]
 static SEEN_TO: Array<u32> = Array::with_max_entries(THREADS, 0);
 
@@ -25,34 +27,38 @@ pub enum Turn {
 }
 
 impl Turn {
-    /// Whether this program has to see to this thread's call; of bystanders' calls too, so that it is known exactly which
-    /// ones were made up for.
+    /// Whether this program has to see to the current thread's call; of bystanders' calls too, so that it is known exactly
+    /// which ones were made up for.
+    ///
+    /// Where threads share an entry the spare stays out of it: a call that is lost is counted, and one seen twice is not.
     #[inline(always)]
     pub fn is_mine(self, tid: u32) -> bool {
         if PREEMPTIBLE.load() == 0 {
             return true;
         }
         let Some(entry) = SEEN_TO.get_ptr_mut(tid % THREADS) else {
-            return true;
+            return self == Self::First;
         };
-        // SAFETY: an aligned word; both programs run in the thread itself, one after the other.
-        unsafe {
-            match self {
-                Self::First => {
-                    entry.write_volatile(tid);
-                    true
-                }
-                Self::Spare if entry.read_volatile() == tid => {
-                    entry.write_volatile(0);
-                    false
-                }
-                Self::Spare => {
-                    if let Some(tally) = Tally::this_cpu(false) {
-                        tally.count(Counter::MadeUp);
-                    }
-                    true
-                }
+        // SAFETY: an aligned word that is only accessed whole.
+        let seen_to = unsafe { entry.read_volatile() };
+        // SAFETY: as above.
+        let leave = |word| unsafe { entry.write_volatile(word) };
+        match self {
+            Self::First => {
+                leave(tid);
+                true
             }
+            Self::Spare if seen_to == tid => {
+                leave(tid | DONE);
+                false
+            }
+            Self::Spare if seen_to == tid | DONE || seen_to == 0 => {
+                if let Some(tally) = Tally::this_cpu(false) {
+                    tally.count(Counter::MadeUp);
+                }
+                true
+            }
+            Self::Spare => false,
         }
     }
 }

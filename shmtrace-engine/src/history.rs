@@ -93,11 +93,21 @@ pub(crate) struct History {
 struct Tokens {
     /// Queued less taken; a constant more or less than what is in the queue, unless tokens vanish.
     balance: i64,
-    /// The smallest balance at a time when all calls around it had been recorded, as far as can be told.
+    /// What it is with the queue empty.
     settled: Option<i64>,
-    /// Since when it has been smaller than that at all such times.
-    low_since: Option<Mono>,
+    /// What it may be, where it has been smaller than that whenever nothing happened.
+    candidate: Option<Candidate>,
     last: Option<Mono>,
+}
+
+/// A balance that is believed once nothing has contradicted it for long enough.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// The first and the latest time at which it was seen.
+    since: Mono,
+    latest: Mono,
+    /// The greatest that was seen.
+    balance: i64,
 }
 
 impl Tokens {
@@ -115,22 +125,40 @@ impl Tokens {
         let Some(last) = self.last.filter(|last| now.since(*last) >= SKEW) else {
             return;
         };
-        if self.settled.is_none_or(|settled| self.balance >= settled) {
-            self.settled.get_or_insert(self.balance);
-            self.low_since = None;
+        if self.settled.is_some_and(|settled| self.balance >= settled) {
+            self.candidate = None;
             return;
         }
-        let since = *self.low_since.get_or_insert(last);
-        if last.since(since) >= LATEST_SIGNAL {
-            self.settled = Some(self.balance);
-            self.low_since = None;
+        let before = self.candidate.filter(|_| !self.is_forgotten(last));
+        let candidate = Candidate {
+            since: before.map_or(last, |before| before.since),
+            latest: last,
+            balance: before.map_or(self.balance, |before| before.balance.max(self.balance)),
+        };
+        let quiet = now.since(last) >= LATEST_SIGNAL;
+        if quiet || last.since(candidate.since) >= LATEST_SIGNAL {
+            self.settled = Some(if quiet {
+                self.balance
+            } else {
+                candidate.balance
+            });
+            self.candidate = None;
+        } else {
+            self.candidate = Some(candidate);
         }
+    }
+
+    /// Whether the candidate was seen too long ago: whatever made it smaller is over.
+    fn is_forgotten(&self, now: Mono) -> bool {
+        let candidate = self.candidate.as_ref();
+        candidate.is_some_and(|candidate| now.since(candidate.latest) >= LATEST_SIGNAL)
     }
 
     /// Whether the balance is greater than it can be with the queue empty.
     fn vanished(&self) -> Option<bool> {
         let settled = self.settled?;
-        (self.low_since.is_none() && self.balance >= settled).then_some(self.balance > settled)
+        let sure = self.candidate.is_none() || self.is_forgotten(self.last?);
+        (sure && self.balance >= settled).then_some(self.balance > settled)
     }
 }
 

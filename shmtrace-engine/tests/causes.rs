@@ -125,6 +125,18 @@ fn each_cause_is_named() {
     }
 }
 
+/// Off the CPU between queueing the token and the end of the call.
+fn late_signal(world: &mut World, late: u64) {
+    let lane = to_peer(0);
+    world.run(HOST);
+    world.publish(lane);
+    world.ring_of(lane).tokens += 1;
+    world.serve(lane);
+    world.wait(late);
+    world.rang(lane, HOST, 1);
+    world.idle(HOST, lane);
+}
+
 #[test]
 fn a_signal_that_was_recorded_late_makes_no_token_vanish() {
     for late in [1, 15, 30, 400] {
@@ -136,14 +148,7 @@ fn a_signal_that_was_recorded_late_makes_no_token_vanish() {
             world.wait(30 * MS);
             world.round_trips(0, 5);
             let lane = to_peer(0);
-            // Off the CPU between queueing the token and the end of the call.
-            world.run(HOST);
-            world.publish(lane);
-            world.ring_of(lane).tokens += 1;
-            world.serve(lane);
-            world.wait(late * MS);
-            world.rang(lane, HOST, 1);
-            world.idle(HOST, lane);
+            late_signal(&mut world, late * MS);
             for _ in 0..3 {
                 world.wait(30 * MS);
                 world.round_trips(0, 1);
@@ -154,6 +159,52 @@ fn a_signal_that_was_recorded_late_makes_no_token_vanish() {
             world.assert_missed(lane, Code::MissedWakeup, Some(cause));
         }
     }
+}
+
+#[test]
+fn nor_do_several_in_traffic_that_never_rests() {
+    for (fault, cause) in [
+        (consumed_then_slept as Fault, Cause::ConsumedThenSlept),
+        (stolen_unseen, Cause::Stolen),
+    ] {
+        let mut world = World::new(1);
+        world.wait(30 * MS);
+        for _ in 0..4 {
+            late_signal(&mut world, 30 * MS);
+            for _ in 0..400 {
+                world.wait(5 * MS);
+                world.round_trips(0, 1);
+            }
+        }
+        fault(&mut world);
+        world.wait(300 * MS);
+        world.assert_missed(to_peer(0), Code::MissedWakeup, Some(cause));
+    }
+}
+
+#[test]
+fn nor_does_the_first_one_after_a_loss() {
+    let mut world = World::new(1);
+    world.wait(30 * MS);
+    world.round_trips(0, 5);
+    world.lose_records();
+    // So that the loss is over, and the count begins amid traffic.
+    for _ in 0..20 {
+        world.wait(5 * MS);
+        world.round_trips(0, 1);
+    }
+    late_signal(&mut world, 30 * MS);
+    for _ in 0..20 {
+        world.wait(5 * MS);
+        world.round_trips(0, 1);
+    }
+    consumed_then_slept(&mut world);
+    world.wait(300 * MS);
+    world.assert_missed(
+        to_peer(0),
+        Code::MissedWakeup,
+        Some(Cause::ConsumedThenSlept),
+    );
 }
 
 #[test]

@@ -149,17 +149,15 @@ impl Probes {
         let (failed_sends, at_calls) = attach_all(&mut ebpf, &btf, failed_sends, preemptible)?;
         drop(btf);
         return_freed_memory();
-        let mut probes = Self::open_maps(ebpf, cpus, room, failed_sends, at_calls)?;
-        probes.preemptible = preemptible;
-        Ok(probes)
+        Self::open_maps(ebpf, (cpus, room), failed_sends, at_calls, preemptible)
     }
 
     fn open_maps(
         mut ebpf: Ebpf,
-        cpus: u32,
-        room: u32,
+        (cpus, room): (u32, u32),
         failed_sends: FailedSends,
         at_calls: bool,
+        preemptible: bool,
     ) -> Result<Self, ProbeError> {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .inspect_err(|e| tracing::debug!("no log from the probes: {e}"))
@@ -181,7 +179,7 @@ impl Probes {
             logger,
             failed_sends,
             at_calls,
-            preemptible: false,
+            preemptible,
             ebpf,
         })
     }
@@ -370,7 +368,10 @@ const AT_SOCKETS: [(&str, &str); 3] = [
 ];
 
 /// Programs that do what those at the same tracepoints were left out of; for kernels on which these can be preempted.
-const SPARES: [(&str, &str); 2] = [
+const SPARES: [(&str, &str); 5] = [
+    ("sched_process_fork", "shmtrace_fork_spare"),
+    ("sched_process_exec", "shmtrace_exec_spare"),
+    ("sched_process_exit", "shmtrace_exit_spare"),
     ("sock_send_length", "shmtrace_sent_spare"),
     ("sock_recv_length", "shmtrace_received_spare"),
 ];
@@ -385,15 +386,19 @@ fn attach_all(
     for (tracepoint, variants) in PROGRAMS {
         attach_first(ebpf, btf, tracepoint, variants)?;
     }
-    match attach_at_sockets(ebpf, btf, preemptible) {
-        Ok(()) => Ok((FailedSends::attach(ebpf, btf, failed_sends), false)),
-        Err(e) => {
-            tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
-            let (tracepoint, variants) = AT_CALLS;
-            attach_first(ebpf, btf, tracepoint, variants)?;
-            Ok((FailedSends::ForFree, true))
+    if let Err(e) = attach_at_sockets(ebpf, btf) {
+        tracing::debug!("watching all system calls, since sockets cannot be watched: {e}");
+        let (tracepoint, variants) = AT_CALLS;
+        attach_first(ebpf, btf, tracepoint, variants)?;
+        return Ok((FailedSends::ForFree, true));
+    }
+    if preemptible {
+        // After those that they stand in for.
+        for (tracepoint, name) in SPARES {
+            attach_first(ebpf, btf, tracepoint, &[name])?;
         }
     }
+    Ok((FailedSends::attach(ebpf, btf, failed_sends), false))
 }
 
 /// Attaches the first of these programs that this kernel takes.
@@ -421,14 +426,13 @@ fn attach_first(
     })
 }
 
-/// Attaches the programs that watch sockets, all or none; the spares after those that they stand in for.
-fn attach_at_sockets(ebpf: &mut Ebpf, btf: &Btf, preemptible: bool) -> Result<(), ProgramError> {
-    let spares: &[_] = if preemptible { &SPARES } else { &[] };
-    let programs = || AT_SOCKETS.iter().chain(spares);
-    let attached =
-        programs().try_for_each(|(tracepoint, name)| attach_one(ebpf, btf, tracepoint, name));
+/// Attaches the programs that watch sockets, all or none.
+fn attach_at_sockets(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
+    let attached = AT_SOCKETS
+        .into_iter()
+        .try_for_each(|(tracepoint, name)| attach_one(ebpf, btf, tracepoint, name));
     if attached.is_err() {
-        for (_, name) in programs() {
+        for (_, name) in AT_SOCKETS {
             if let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name)
                 && let Err(e) = program.unload()
             {
@@ -468,7 +472,7 @@ fn return_freed_memory() {
 }
 
 /// Whether programs at tracepoints can be preempted: to be sure, on every kernel that is newer than those that were seen
-/// not to let them be. It only makes counting a little dearer.
+/// not to let them be. What that needs costs little where they cannot.
 fn is_preemptible() -> bool {
     limits::kernel_version() > Some((6, 18))
 }

@@ -7,7 +7,7 @@ use shmtrace_engine::{
 };
 
 use super::{COUNT, Session, decode};
-use crate::discover::Hint;
+use crate::{discover::Hint, observe::mono_now};
 
 /// Records that are read, decoded and judged before the next ones are: as many as stay in a CPU's nearest cache.
 const AT_ONCE: usize = 128;
@@ -53,7 +53,8 @@ impl Session<'_> {
         );
         let lost = self.probes.lost();
         if lost != self.lost {
-            self.lost(self.drained, now, lost.wrapping_sub(self.lost))?;
+            // Some of them may be later than what was drained.
+            self.tell_loss(self.drained, lost.wrapping_sub(self.lost))?;
             self.lost = lost;
         }
         self.drained = now;
@@ -71,13 +72,14 @@ impl Session<'_> {
     pub(super) fn count(&mut self, now: Mono) -> anyhow::Result<()> {
         let left_out = self.tally.counters(&self.probes, now)?;
         if left_out > 0 {
-            self.lost(self.counted, now, left_out)?;
+            self.tell_loss(self.counted, left_out)?;
         }
         self.counted = now;
         Ok(())
     }
 
-    fn lost(&mut self, from: Mono, to: Mono, records: u64) -> anyhow::Result<()> {
+    fn tell_loss(&mut self, from: Mono, records: u64) -> anyhow::Result<()> {
+        let to = mono_now();
         // At the next refresh and not at once: whoever is behind must not fall further behind by looking around.
         self.lost_since_refresh = true;
         self.tell(Input::Loss(Loss { from, to, records }))

@@ -279,12 +279,12 @@ impl<'a> Session<'a> {
     pub fn finish(mut self) -> anyhow::Result<Verdict> {
         self.step()?;
         let now = mono_now();
+        self.count(now)?;
         self.step_engines(&Step::Advance {
             now,
             complete_until: now,
         })?;
         self.serve(now)?;
-        self.count(now)?;
         let totals = self.totals(now);
         // The report may go to a slow reader: nothing is traced any more by then.
         drop(self.probes);

@@ -27,6 +27,8 @@ pub(crate) struct Tally {
     counters: probes::Totals,
     /// Records that may be missing, since the kernel left out runs of the probes.
     left_out: u64,
+    /// The same as it was counted last.
+    missing: u64,
     findings: BTreeMap<Code, u64>,
     masked: u64,
     inconclusive: u64,
@@ -104,6 +106,7 @@ impl Tally {
             tables: Tables::default(),
             counters: probes::Totals::default(),
             left_out: 0,
+            missing: 0,
             findings: BTreeMap::new(),
             masked: 0,
             inconclusive: 0,
@@ -132,9 +135,11 @@ impl Tally {
         };
         let counters = probes.counters()?;
         self.counters = counters;
-        let before = self.left_out;
+        // A call that is being seen to now may count twice here, but none is hidden by that.
         let missing = left_out.saturating_sub(counters.of(Counter::MadeUp));
-        self.left_out = before.max(missing);
+        let more = missing.saturating_sub(self.missing);
+        self.missing = missing;
+        self.left_out += more;
         let elapsed = now.since(self.rate.at);
         if elapsed >= 1_000_000_000 {
             let events = counters.written();
@@ -145,7 +150,7 @@ impl Tally {
             self.rate.at = now;
             self.rate.events = events;
         }
-        Ok(self.left_out - before)
+        Ok(more)
     }
 
     /// Processes that the probes did not follow, since their table was full.

@@ -24,13 +24,18 @@ pub(crate) struct Kernel {
     pub(crate) unix_diag: bool,
     /// Whether its sockets have tracepoints (from 6.3): signals must be seen there, else at every system call.
     pub(crate) at_sockets: bool,
-    /// Whether it preempts programs at tracepoints (from 7.0): some of their runs are left out then, and said to be lost.
-    /// Emulated, where a program takes as long as a hundred do otherwise, that happens every now and then.
-    pub(crate) preempts: bool,
     /// Whether systemd is its first process.
     pub(crate) systemd: bool,
     /// The checks of `shmtrace doctor` that it does not answer with yes; all others it must.
     pub(crate) limited: &'static [&'static str],
+}
+
+impl Kernel {
+    /// Whether it preempts programs at tracepoints (from 7.0): some of their runs are left out then, and said to be lost.
+    /// Emulated, where a program takes as long as a hundred do otherwise, that happens every now and then.
+    pub(crate) fn preempts(&self) -> bool {
+        self.version.starts_with("7.")
+    }
 }
 
 /// The oldest that is promised, the stable ones since, the newest that Debian packages, one that lacks something, and one
@@ -42,7 +47,6 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         suite: "bullseye-security",
         unix_diag: true,
         at_sockets: false,
-        preempts: false,
         systemd: false,
         limited: &[],
     },
@@ -52,7 +56,6 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         suite: "bookworm",
         unix_diag: true,
         at_sockets: false,
-        preempts: false,
         systemd: false,
         limited: &[],
     },
@@ -62,7 +65,6 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         suite: "trixie",
         unix_diag: true,
         at_sockets: true,
-        preempts: false,
         systemd: false,
         limited: &[],
     },
@@ -72,7 +74,6 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         suite: "trixie-backports",
         unix_diag: true,
         at_sockets: true,
-        preempts: true,
         systemd: false,
         limited: &[],
     },
@@ -82,7 +83,6 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         suite: "bookworm",
         unix_diag: false,
         at_sockets: false,
-        preempts: false,
         systemd: false,
         limited: &["doorbell queues"],
     },
@@ -92,7 +92,6 @@ pub(crate) const KERNELS: [Kernel; 6] = [
         suite: "trixie",
         unix_diag: true,
         at_sockets: true,
-        preempts: false,
         systemd: true,
         limited: &[],
     },

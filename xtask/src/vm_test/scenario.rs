@@ -205,7 +205,7 @@ fn judge_step(outcome: &Outcome, kernel: &Kernel) -> Result<String> {
         "doctor" => doctor(outcome, kernel),
         "healthy" | "rapace-healthy" => {
             let summary = summary(outcome)?;
-            let most = if kernel.preempts {
+            let most = if kernel.preempts() {
                 summary.events / MOST_LEFT_OUT
             } else {
                 0
@@ -319,7 +319,7 @@ fn hang(outcome: &Outcome, expected: &str, kernel: &Kernel) -> Result<String> {
         bail!("no missed wakeup among the findings")
     };
     let cause = finding["cause"].as_str().unwrap_or("none");
-    let story_has_a_hole = kernel.preempts && summary_of(outcome)?["lost"] != 0;
+    let story_has_a_hole = kernel.preempts() && summary_of(outcome)?["lost"] != 0;
     ensure!(
         cause == expected || story_has_a_hole && cause == "unknown",
         "cause {cause} instead of {expected}"
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_preempts_programs_may_leave_some_out_if_it_says_so() {
-        let preempts = kernel(|kernel| kernel.preempts);
+        let preempts = kernel(Kernel::preempts);
         let healthy = |status, lost: &str| {
             let summary = SUMMARY.replace("\"lost\":0", lost);
             judge_step(&outcome("healthy", status, &[&summary]), preempts)
