@@ -27,8 +27,6 @@ pub(crate) struct Tally {
     counters: probes::Totals,
     /// Records that may be missing, since the kernel left out runs of the probes.
     left_out: u64,
-    /// The same as it was counted last.
-    missing: u64,
     findings: BTreeMap<Code, u64>,
     masked: u64,
     inconclusive: u64,
@@ -106,7 +104,6 @@ impl Tally {
             tables: Tables::default(),
             counters: probes::Totals::default(),
             left_out: 0,
-            missing: 0,
             findings: BTreeMap::new(),
             masked: 0,
             inconclusive: 0,
@@ -127,19 +124,20 @@ impl Tally {
 
     /// Reads the probes' counters; returns how many more records may be missing that none of them counts.
     pub(crate) fn counters(&mut self, probes: &probes::Probes, now: Mono) -> Result<u64, MapError> {
-        // Before the counters: what is made up for is counted later than it was left out.
-        let left_out = if probes.can_be_left_out() {
-            probes.left_out()
+        let before = self.left_out;
+        let counters = if probes.can_be_left_out() {
+            let (mut missing, mut counters) = look(probes)?;
+            if missing > before {
+                // What is being made up for now is not missing the next time.
+                let (again, later) = look(probes)?;
+                (missing, counters) = (missing.min(again), later);
+            }
+            self.left_out = before.max(missing);
+            counters
         } else {
-            0
+            probes.counters()?
         };
-        let counters = probes.counters()?;
         self.counters = counters;
-        // A call that is being seen to now may count twice here, but none is hidden by that.
-        let missing = left_out.saturating_sub(counters.of(Counter::MadeUp));
-        let more = missing.saturating_sub(self.missing);
-        self.missing = missing;
-        self.left_out += more;
         let elapsed = now.since(self.rate.at);
         if elapsed >= 1_000_000_000 {
             let events = counters.written();
@@ -150,7 +148,7 @@ impl Tally {
             self.rate.at = now;
             self.rate.events = events;
         }
-        Ok(more)
+        Ok(self.left_out - before)
     }
 
     /// Processes that the probes did not follow, since their table was full.
@@ -252,6 +250,25 @@ impl Tally {
             blind: !saw_hub,
         }
     }
+}
+
+/// How many calls were left out and not made up for, and the counters at that time. Both go on while they are read, and are
+/// read again if something was made up for meanwhile.
+fn look(probes: &probes::Probes) -> Result<(u64, probes::Totals), MapError> {
+    const ATTEMPTS: usize = 4;
+    let mut counters = probes.counters()?;
+    let mut missing = 0;
+    for _ in 0..ATTEMPTS {
+        let before = counters.of(Counter::MadeUp);
+        let left_out = probes.left_out();
+        counters = probes.counters()?;
+        let made_up = counters.of(Counter::MadeUp);
+        missing = left_out.saturating_sub(made_up);
+        if made_up == before {
+            break;
+        }
+    }
+    Ok((missing, counters))
 }
 
 #[cfg(test)]
