@@ -1,7 +1,7 @@
 //! Two programs at one place, so that hardly any call is left out.
 //!
 //! While a program is preempted, the kernel does not run it for the tasks that have its CPU meanwhile; that is possible at
-//! tracepoints from 7.0 on. There, each place where calls are counted has a spare, which runs after the first program and
+//! tracepoints from 7.0 on. There, sockets, fork, exec and exit have a spare each, which runs after the first program and
 //! does what that was left out of. Both can be preempted, but hardly ever at once: the daemon asks the kernel how often each
 //! was left out, and takes what was not made up for as lost records.
 

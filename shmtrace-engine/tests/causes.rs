@@ -125,6 +125,14 @@ fn each_cause_is_named() {
     }
 }
 
+/// So many round trips with the first plugin, each after a pause.
+fn trips_every(world: &mut World, pause: u64, number: u32) {
+    for _ in 0..number {
+        world.wait(pause);
+        world.round_trips(0, 1);
+    }
+}
+
 /// Off the CPU between queueing the token and the end of the call.
 fn late_signal(world: &mut World, late: u64) {
     let lane = to_peer(0);
@@ -149,10 +157,7 @@ fn a_signal_that_was_recorded_late_makes_no_token_vanish() {
             world.round_trips(0, 5);
             let lane = to_peer(0);
             late_signal(&mut world, late * MS);
-            for _ in 0..3 {
-                world.wait(30 * MS);
-                world.round_trips(0, 1);
-            }
+            trips_every(&mut world, 30 * MS, 3);
             world.wait(30 * MS);
             fault(&mut world);
             world.wait(300 * MS);
@@ -171,10 +176,7 @@ fn nor_do_several_in_traffic_that_never_rests() {
         world.wait(30 * MS);
         for _ in 0..4 {
             late_signal(&mut world, 30 * MS);
-            for _ in 0..400 {
-                world.wait(5 * MS);
-                world.round_trips(0, 1);
-            }
+            trips_every(&mut world, 5 * MS, 400);
         }
         fault(&mut world);
         world.wait(300 * MS);
@@ -189,15 +191,9 @@ fn nor_does_the_first_one_after_a_loss() {
     world.round_trips(0, 5);
     world.lose_records();
     // So that the loss is over, and the count begins amid traffic.
-    for _ in 0..20 {
-        world.wait(5 * MS);
-        world.round_trips(0, 1);
-    }
+    trips_every(&mut world, 5 * MS, 20);
     late_signal(&mut world, 30 * MS);
-    for _ in 0..20 {
-        world.wait(5 * MS);
-        world.round_trips(0, 1);
-    }
+    trips_every(&mut world, 5 * MS, 20);
     consumed_then_slept(&mut world);
     world.wait(300 * MS);
     world.assert_missed(
@@ -216,10 +212,7 @@ fn tokens_from_before_the_trace_are_allowed_for_once_they_have_been_seen_to_stay
     world.run(plugin(0));
     assert!(world.take(lane, plugin(0)));
     world.idle(plugin(0), lane);
-    for _ in 0..50 {
-        world.wait(30 * MS);
-        world.round_trips(0, 1);
-    }
+    trips_every(&mut world, 30 * MS, 50);
     world.wait(30 * MS);
     // The consumer is about to take a token, and another one takes it first.
     world.run(HOST);

@@ -4,7 +4,8 @@
 //! `fdinfo`, from 5.12. Spares make up for it; what neither of the two saw, no counter of theirs knows of.
 //!
 //! Not among them are the programs that see new mappings, since processes are looked at again and again anyway, and those at
-//! the exits of sends, which have to do with a call that failed only: hardly any that they are left out of did.
+//! the exits of sends, which have to do with a call that failed only: hardly any that they are left out of did. Nor is
+//! `sys_exit` among them: it stands in for sockets' tracepoints, which every kernel has that preempts programs.
 
 use std::{
     fs,

@@ -54,10 +54,9 @@ impl Session<'_> {
         let lost = self.probes.lost();
         if lost != self.lost {
             // Some of them may be later than what was drained.
-            self.tell_loss(self.drained, lost.wrapping_sub(self.lost))?;
+            self.tell_loss(self.last_drain, lost.wrapping_sub(self.lost))?;
             self.lost = lost;
         }
-        self.drained = now;
         if now.since(self.counted) >= COUNT {
             self.count(now)?;
         }

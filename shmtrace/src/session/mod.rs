@@ -128,8 +128,7 @@ pub struct Session<'a> {
     reaped: Mono,
     /// Every record from before has been taken.
     last_drain: Mono,
-    /// When it was looked last whether records were lost, and how many had been.
-    drained: Mono,
+    /// Records that had found no room by then.
     lost: u64,
     /// When the probes' counters were read last.
     counted: Mono,
@@ -199,7 +198,6 @@ impl<'a> Session<'a> {
             shown_alive: now,
             reaped: now,
             last_drain: now,
-            drained: now,
             lost: 0,
             counted: now,
             swept: Mono(0),
